@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# bash completion for weft, weft-ctl and weft-cluster. Options and commands are read from each program's
+# own --help, so that they never differ from it.
+
+_weft_options() { # PROGRAM ARGUMENTS...: the options in its help
+	"$@" --help 2>/dev/null | grep -oE -- '(^|[ ,|[])--?[a-z][a-z-]*' | tr -d ' ,|[' | sort -u
+}
+
+_weft_commands() { # PROGRAM: the commands in its help, which stand behind two blanks
+	"$1" --help 2>/dev/null | sed -nE 's/^  ([a-z]+)( .*)?$/\1/p'
+}
+
+_weft_reply() { # WORDS: those that begin with the current word
+	mapfile -t COMPREPLY < <(compgen -W "$1" -- "${COMP_WORDS[COMP_CWORD]}")
+}
+
+_weft_files() { mapfile -t COMPREPLY < <(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"); }
+
+_weft_clusters() { "$1" list 2>/dev/null | tail -n +2 | cut -d' ' -f1; }
+
+_weft_vms() { "$1" status 2>/dev/null | tail -n +2 | cut -d' ' -f1; }
+
+_weft_value() { # OPTION: completes its value; fails if it takes none that can be known
+	case $1 in
+	--config | --kernel | --initrd | --disk | --agent | --ctl | --weft) _weft_files ;;
+	--console) _weft_reply "stdio file: unix: off" ;;
+	--on-reboot) _weft_reply "restart exit" ;;
+	--sandbox) _weft_reply "on off" ;;
+	--image) _weft_reply "tty" ;;
+	--name) _weft_reply "$(_weft_clusters "${COMP_WORDS[0]}")" ;;
+	*) return 1 ;;
+	esac
+}
+
+_weft() {
+	if ((COMP_CWORD == 1)); then
+		_weft_reply "run --help --version"
+	else
+		_weft_value "${COMP_WORDS[COMP_CWORD - 1]}" || _weft_reply "$(_weft_options "$1" run)"
+	fi
+}
+
+_weft_ctl() {
+	case $COMP_CWORD in
+	1) _weft_files ;;
+	2) _weft_reply "$(_weft_commands "$1")" ;;
+	*)
+		case ${COMP_WORDS[2]} in
+		status | stats) _weft_reply "--json" ;;
+		stop) _weft_reply "--force" ;;
+		wait) _weft_reply "--timeout" ;;
+		shutdown) _weft_reply "--reboot --timeout" ;;
+		*) COMPREPLY=() ;;
+		esac
+		;;
+	esac
+}
+
+_weft_cluster() {
+	local command=${COMP_WORDS[1]}
+	if ((COMP_CWORD == 1)); then
+		_weft_reply "$(_weft_commands "$1") --help"
+		return
+	fi
+	_weft_value "${COMP_WORDS[COMP_CWORD - 1]}" && return
+	case $command in
+	exec | console | logs) _weft_reply "$(_weft_vms "$1") $(_weft_options "$1" "$command")" ;;
+	*) _weft_reply "$(_weft_options "$1" "$command")" ;;
+	esac
+}
+
+complete -F _weft weft
+complete -F _weft_ctl weft-ctl
+complete -F _weft_cluster weft-cluster

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* ACPI tables: hardware-reduced, just enough for a stock kernel to find CPUs, PCI and the power button. */
+#ifndef WEFT_ACPI_H
+#define WEFT_ACPI_H
+
+#include "vmm/memory.h"
+
+/**
+ * acpi_write - lay the tables into guest memory at RSDP_BASE.
+ * @cpus: vCPUs, 1..VCPUS_MAX; their local APIC ids are 0..cpus-1
+ *
+ * Returns 0, or -EFAULT where guest memory ends before ACPI_SIZE bytes from RSDP_BASE.
+ */
+int acpi_write(const struct guest_memory *mem, unsigned cpus);
+
+#endif

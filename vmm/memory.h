@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guest memory: the one door through which the process touches what the guest owns.
+ *
+ * Guest RAM is one shared memfd, mapped once, and shown to the guest as at most two regions: below the
+ * 32-bit device hole and above 4 GiB. Every guest-physical address that the process follows goes
+ * through guest_range(); nothing else translates.
+ */
+#ifndef WEFT_MEMORY_H
+#define WEFT_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Guest-physical layout (bytes). RAM grows to the hole, then goes on at 4 GiB. */
+#define MEMORY_HOLE_START 0xc0000000ull
+#define MEMORY_HOLE_END   0x100000000ull
+#define MEMORY_SIZE_MIN   (1ull << 20)
+#define MEMORY_SIZE_MAX   (1ull << 40)
+#define MEMORY_PAGE       4096ull
+#define MEMORY_REGIONS    2
+
+struct memory_region {
+	uint64_t gpa;      /* first guest-physical address, bytes */
+	uint64_t size;     /* bytes */
+	uint8_t *host;     /* where the region is mapped in this process */
+	uint64_t fd_start; /* offset of the region in the memfd, bytes */
+};
+
+struct guest_memory {
+	struct memory_region regions[MEMORY_REGIONS];
+	unsigned count;
+	uint64_t size; /* all regions together, bytes */
+	int fd;        /* the memfd; peers and migration share it */
+	uint8_t *base; /* the one mapping of the whole memfd */
+};
+
+/**
+ * memory_create - allocate guest RAM.
+ * @mem:       filled in
+ * @size:      bytes, a multiple of MEMORY_PAGE (of 2 MiB with @hugepages)
+ * @hugepages: back the memory by 2 MiB pages of hugetlbfs
+ *
+ * Returns 0, -EINVAL for an impossible size, or -errno of memfd_create, ftruncate or mmap
+ * (-ENOMEM: not enough memory or huge pages).
+ */
+int memory_create(struct guest_memory *mem, uint64_t size, bool hugepages);
+
+/* memory_destroy - unmap and free guest RAM; harmless on a zeroed struct. */
+void memory_destroy(struct guest_memory *mem);
+
+/**
+ * guest_range - translate a guest-physical range.
+ * @gpa: first byte
+ * @len: bytes; 0 is a range like any other
+ *
+ * Returns a pointer to @len bytes of guest RAM, or NULL when any byte of the range is outside of RAM,
+ * lies in another region than the first, or the range wraps. The guest may change the bytes at any
+ * time: copy a value before judging it.
+ */
+static inline void *guest_range(const struct guest_memory *mem, uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->count; i++) {
+		const struct memory_region *r = &mem->regions[i];
+		uint64_t start = gpa - r->gpa;
+
+		if (gpa >= r->gpa && start <= r->size && len <= r->size - start)
+			return r->host + start;
+	}
+	return NULL;
+}
+
+/**
+ * memory_load - store @len bytes at a guest-physical address that the guest has not touched yet.
+ *
+ * Through the memfd rather than the mapping, which saves a page fault a page (half the cost of loading a
+ * kernel). Returns false when the range is not RAM, as guest_range(). Set-up only.
+ */
+bool memory_load(const struct guest_memory *mem, uint64_t gpa, const void *data, uint64_t len);
+
+#endif

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The options of `weft run`: one table for the command line, the configuration file, --help and the man page. */
+#ifndef WEFT_OPTIONS_H
+#define WEFT_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "vnet/frame.h"
+
+#define CONFIG_LINK_MAX  1023
+#define CONFIG_DISKS_MAX 16
+#define CONFIG_NETS_MAX  8
+#define VCPUS_MAX        64
+
+struct net_config {
+	uint8_t mac[FRAME_MAC_SIZE];
+	bool mac_given;
+	uint32_t mtu;        /* bytes; 0: from the links */
+	uint16_t queue_size; /* entries */
+};
+
+struct disk_config {
+	const char *path;
+	const char *serial;
+	bool read_only;
+};
+
+enum console_type { CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_OFF };
+
+/* A value from the configuration file. */
+struct config_text {
+	struct config_text *next;
+	char text[];
+};
+
+/* Everything the user asked for. Strings point into argv or into texts. */
+struct vm_config {
+	const char *name;
+	uint64_t memory; /* bytes */
+	bool hugepages;
+	unsigned cpus;
+	const char *kernel, *initrd, *cmdline;
+	struct net_config nets[CONFIG_NETS_MAX];
+	unsigned net_count;
+	struct disk_config disks[CONFIG_DISKS_MAX];
+	unsigned disk_count;
+	bool rng;
+	enum console_type console;
+	const char *console_path; /* file or socket */
+	const char *console_log;  /* with a socket: also append the output here, or NULL */
+	uint8_t escape;           /* control character that introduces a console command; 0: none */
+	const char *agent_path;
+	const char *ctl_path;
+	uint32_t vni;
+	const char *listen;       /* "ADDR:PORT" without its scheme, or NULL */
+	const char **links;       /* "HOST:PORT" without scheme */
+	unsigned link_count;
+	bool restart;             /* on reboot: start again rather than exit */
+	bool sandbox;
+	struct config_text *texts; /* what was read from --config */
+};
+
+/**
+ * options_parse - command line and configuration file to a vm_config.
+ * @argv: behind "run"; argv[argc] is NULL
+ *
+ * Dies with STATUS_USAGE and one line that names the option and the remedy. --help prints and exits 0.
+ */
+void options_parse(struct vm_config *config, int argc, char *const argv[]);
+
+/* options_help - print the options, grouped; @man: as the body of a man page (roff). */
+void options_help(FILE *out, bool man);
+
+#endif
