@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The unikernels that use the network, over UDP on loopback, with each other and with a peer in Python."""
+import json
+import os
+import signal
+import socket
+import struct
+import time
+
+import tap
+from weft import STATUS_OK, VmTest, guest, needs_kvm
+
+VNI = 1
+MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+GENEVE = struct.pack("!BBHI", 0, 0, 0x6558, VNI << 8)  # RFC 8926, 3.4: no options
+
+
+def port_free():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def mac_bytes(text):
+    return bytes.fromhex(text.replace(":", ""))
+
+
+@needs_kvm
+class Netbench(VmTest):
+    def pair(self, cmdline, client_arguments=(), server_arguments=()):
+        """A server and a client; the client's line of JSON."""
+        ports = port_free(), port_free()
+        mode = "mode=irq" if "mode=irq" in cmdline else "mode=poll"
+        server = self.netbench(ports, MAC_A, f"role=server sessions=1 {mode}", *server_arguments)
+        client = self.netbench(ports[::-1], MAC_B, f"role=client {cmdline}", *client_arguments)
+        self.assertEqual(client.wait(60), STATUS_OK, client.output() + client.errors())
+        self.assertEqual(server.wait(60), STATUS_OK, server.output() + server.errors())
+        lines = [line for line in client.output().splitlines() if line.startswith("{")]
+        return json.loads(lines[-1])
+
+    def netbench(self, ports, mac, cmdline, *arguments):
+        return self.weft("--kernel", guest("netbench"), "--memory", "64M", "--net", f"mac={mac}",
+                         "--listen", f"udp://127.0.0.1:{ports[0]}", "--link", f"udp://127.0.0.1:{ports[1]}",
+                         "--console", "stdio", "--cmdline", cmdline, *arguments)
+
+    def test_pingpong(self):
+        for mode in ("poll", "irq"):
+            with self.subTest(mode):
+                result = self.pair(f"test=pingpong mode={mode} count=2000")
+                self.assertTrue(result)
+
+    def test_stream(self):
+        for size in (64, 1514):
+            with self.subTest(f"{size} bytes"):
+                result = self.pair(f"test=stream count=20000 size={size}")
+                self.assertTrue(result)
+
+
+@needs_kvm
+class Echo(VmTest):
+    """virtio-echo, with a Geneve peer of our own."""
+
+    def setUp(self):
+        super().setUp()
+        self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.peer.close)
+        self.peer.bind(("127.0.0.1", 0))
+        self.peer.settimeout(0.2)
+        self.address = "127.0.0.1", port_free()
+
+    def echo(self, cmdline):
+        return self.weft("--kernel", guest("virtio-echo"), "--memory", "128M", "--net", f"mac={MAC_A}",
+                         "--listen", f"udp://127.0.0.1:{self.address[1]}",
+                         "--link", f"udp://127.0.0.1:{self.peer.getsockname()[1]}", "--ctl", "ctl",
+                         "--cmdline", cmdline)
+
+    def frame(self, payload, destination=MAC_A):
+        return mac_bytes(destination) + mac_bytes(MAC_B) + b"\x88\xb5" + payload
+
+    def ask(self, payload, seconds=10):
+        """Send a frame until it is answered, and return the answer."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.peer.sendto(GENEVE + self.frame(payload), self.address)
+            try:
+                while True:
+                    got = self.peer.recv(65536)
+                    if got[8 + 14:].startswith(payload):
+                        return got
+            except (TimeoutError, ConnectionRefusedError):
+                pass
+        raise AssertionError("no answer")
+
+    def test_frames_come_back(self):
+        for mode in ("poll", "irq"):
+            with self.subTest(mode):
+                vm = self.echo(f"mode={mode}")
+                for size in (46, 60, 1000, 1500):
+                    payload = os.urandom(size)
+                    answer = self.ask(payload)
+                    self.assertEqual(answer[:8], GENEVE, "plain Geneve")
+                    self.assertEqual(answer[8:22], mac_bytes(MAC_B) + mac_bytes(MAC_A) + b"\x88\xb5")
+                    self.assertEqual(answer[22:], payload)
+                vm.process.send_signal(signal.SIGKILL)
+                vm.wait()
+
+    def test_ends_after_so_many(self):
+        vm = self.echo("count=5")
+        answered = 0
+        while answered < 5 and vm.running():
+            self.ask(os.urandom(50))
+            answered += 1
+        self.assertEqual(vm.wait(), STATUS_OK)
+
+    def test_datagrams_that_are_no_frames(self):
+        """What is malformed, of another overlay or from a stranger is dropped and counted."""
+        vm = self.echo("mode=irq")
+        self.ask(b"hello" * 10)
+        good = GENEVE + self.frame(b"x" * 50)
+        bad = [b"", good[:7], good[:8], good[:21], b"\x40" + good[1:], b"\x3f" + good[1:],
+               good[:2] + b"\x08\x00" + good[4:], good[:4] + b"\0\0\x02\0" + good[8:], b"\xff" * 2000, bytes(100)]
+        for datagram in bad * 20:
+            self.peer.sendto(datagram, self.address)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.settimeout(0.5)
+            stranger.sendto(good, self.address)
+            with self.assertRaises(TimeoutError):
+                stranger.recv(100)
+        self.ask(b"still here" * 5)
+        with self.control() as control:
+            ports = control.request("stats")["result"]["ports"]
+        dropped = sum(count for port in ports for count in port["drops"].values())
+        self.assertGreater(dropped, 0)
+        self.assertTrue(vm.running())
+
+
+if __name__ == "__main__":
+    tap.main(__name__)

@@ -1,0 +1,971 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The event loop: watches that come and go at the worst moment, timers, tasks, and other threads.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vnet/loop.h"
+
+#define ENTRIES 16
+#define MS	1000000ull
+#define MANY	1000 /* watches */
+
+static struct loop *loop_new(void)
+{
+	struct loop *loop = loop_create(ENTRIES);
+
+	cr_assert_not_null(loop);
+	return loop;
+}
+
+static int event_new(void)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	cr_assert(fd >= 0);
+	return fd;
+}
+
+static void event_set(int fd)
+{
+	uint64_t one = 1;
+
+	cr_assert_eq(write(fd, &one, sizeof(one)), 8);
+}
+
+static void event_clear(int fd)
+{
+	uint64_t value;
+
+	cr_assert_eq(read(fd, &value, sizeof(value)), 8);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Run the loop for a while. */
+static void stop_expired(struct loop_timer *timer)
+{
+	loop_stop(timer->loop);
+}
+
+static void run_for(struct loop *loop, uint64_t ns)
+{
+	struct loop_timer timer = {.expired = stop_expired};
+
+	loop_arm(loop, &timer, ns);
+	cr_assert_eq(loop_run(loop), 0);
+	loop_disarm(&timer);
+}
+
+/* --- watches ------------------------------------------------------------------------------- */
+
+struct counter {
+	struct loop_watch watch;
+	unsigned calls, stop_at;
+	uint32_t revents;
+	bool clear; /* take the event, or leave it */
+};
+
+static void counter_ready(struct loop_watch *watch, uint32_t revents)
+{
+	struct counter *counter = watch->context;
+
+	counter->calls++;
+	counter->revents = revents;
+	if (counter->clear)
+		event_clear(watch->fd);
+	if (counter->calls == counter->stop_at)
+		loop_stop(watch->loop);
+}
+
+static void counter_watch(struct loop *loop, struct counter *counter, int fd)
+{
+	counter->watch.ready = counter_ready;
+	counter->watch.context = counter;
+	cr_assert_eq(loop_watch(loop, &counter->watch, fd, POLLIN), 0);
+}
+
+Test(loop, level_triggered)
+{
+	struct loop *loop = loop_new();
+	struct counter left = {.stop_at = 5}, taken = {.clear = true};
+	int a = event_new(), b = event_new();
+
+	counter_watch(loop, &left, a);
+	counter_watch(loop, &taken, b);
+	event_set(a);
+	event_set(b);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(left.calls, 5);
+	cr_assert_eq(left.revents, POLLIN);
+	cr_assert_eq(taken.calls, 1);
+	loop_destroy(loop);
+	close(a);
+	close(b);
+}
+
+Test(loop, watch_survives_a_run)
+{
+	struct loop *loop = loop_new();
+	struct counter counter = {.clear = true};
+	int fd = event_new();
+
+	counter_watch(loop, &counter, fd);
+	for (unsigned i = 1; i <= 3; i++) {
+		run_for(loop, MS);
+		event_set(fd);
+		run_for(loop, MS);
+		cr_assert_eq(counter.calls, i);
+	}
+	loop_unwatch(&counter.watch);
+	loop_unwatch(&counter.watch);
+	event_set(fd);
+	run_for(loop, MS);
+	cr_assert_eq(counter.calls, 3);
+	loop_destroy(loop);
+	close(fd);
+}
+
+Test(loop, unwatch_after_the_loop_is_gone)
+{
+	struct loop *loop = loop_new();
+	struct counter counter = {0};
+	struct loop_timer timer = {.expired = stop_expired};
+	int fd = event_new();
+
+	counter_watch(loop, &counter, fd);
+	loop_arm(loop, &timer, 1000 * MS);
+	loop_destroy(loop);
+	loop_unwatch(&counter.watch);
+	loop_disarm(&timer);
+	loop_destroy(NULL);
+	close(fd);
+}
+
+/* Frees its watch, descriptor and all, from within its own callback. */
+static void self_ready(struct loop_watch *watch, uint32_t revents)
+{
+	struct loop *loop = watch->loop;
+
+	(void)revents;
+	loop_unwatch(watch);
+	close(watch->fd);
+	free(watch);
+	loop_stop(loop);
+}
+
+Test(loop, unwatch_in_own_callback)
+{
+	struct loop *loop = loop_new();
+
+	for (unsigned i = 0; i < 50; i++) {
+		struct loop_watch *watch = calloc(1, sizeof(*watch));
+		int fd = event_new();
+
+		watch->ready = self_ready;
+		cr_assert_eq(loop_watch(loop, watch, fd, POLLIN), 0);
+		event_set(fd);
+		cr_assert_eq(loop_run(loop), 0);
+	}
+	loop_destroy(loop);
+}
+
+/* Two that are ready at once: whoever is called first removes the other, whose completion is
+ * waiting. */
+struct pair {
+	struct loop_watch *watch[2];
+	unsigned calls;
+};
+
+static void pair_ready(struct loop_watch *watch, uint32_t revents)
+{
+	struct pair *pair = watch->context;
+	unsigned other = pair->watch[0] == watch;
+
+	(void)revents;
+	pair->calls++;
+	loop_unwatch(pair->watch[other]);
+	close(pair->watch[other]->fd);
+	free(pair->watch[other]);
+	pair->watch[other] = NULL;
+	event_clear(watch->fd);
+}
+
+Test(loop, unwatch_with_readiness_pending)
+{
+	struct loop *loop = loop_new();
+
+	for (unsigned round = 0; round < 50; round++) {
+		struct pair pair = {0};
+		struct counter counter = {.clear = true};
+		unsigned left;
+		int fd;
+
+		for (unsigned i = 0; i < 2; i++) {
+			fd = event_new();
+			pair.watch[i] = calloc(1, sizeof(*pair.watch[i]));
+			pair.watch[i]->ready = pair_ready;
+			pair.watch[i]->context = &pair;
+			cr_assert_eq(loop_watch(loop, pair.watch[i], fd, POLLIN), 0);
+			event_set(fd);
+		}
+		run_for(loop, MS / 10);
+		cr_assert_eq(pair.calls, 1);
+		/* The slot has a new tenant: an old completion must not reach it. */
+		fd = event_new();
+		counter_watch(loop, &counter, fd);
+		run_for(loop, MS / 10);
+		cr_assert_eq(counter.calls, 0);
+		loop_unwatch(&counter.watch);
+		close(fd);
+		left = !pair.watch[0];
+		loop_unwatch(pair.watch[left]);
+		close(pair.watch[left]->fd);
+		free(pair.watch[left]);
+	}
+	loop_destroy(loop);
+}
+
+static int udp_bound(in_port_t port)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = port};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa))) {
+		close(fd);
+		return -errno;
+	}
+	return fd;
+}
+
+struct rebind {
+	struct loop_watch watch;
+	struct loop_timer timer;
+	in_port_t port;
+	int result;
+};
+
+static void rebind_expired(struct loop_timer *timer)
+{
+	struct rebind *rebind = timer->context;
+
+	loop_unwatch(&rebind->watch);
+	close(rebind->watch.fd);
+	rebind->result = udp_bound(rebind->port);
+	loop_stop(timer->loop);
+}
+
+/* The kernel must not keep the socket, and with it the port, after unwatch and close. */
+Test(loop, unwatch_lets_the_descriptor_go)
+{
+	struct loop *loop = loop_new();
+
+	for (unsigned i = 0; i < 20; i++) {
+		struct rebind rebind = {.timer = {.expired = rebind_expired}};
+		struct sockaddr_in sa;
+		socklen_t size = sizeof(sa);
+		int fd = udp_bound(0);
+
+		cr_assert_eq(getsockname(fd, (struct sockaddr *)&sa, &size), 0);
+		rebind.port = sa.sin_port;
+		rebind.timer.context = &rebind;
+		cr_assert_eq(loop_watch(loop, &rebind.watch, fd, POLLIN), 0);
+		loop_arm(loop, &rebind.timer, MS / 10);
+		cr_assert_eq(loop_run(loop), 0);
+		cr_assert(rebind.result >= 0, "bind: %s", strerror(-rebind.result));
+		close(rebind.result);
+	}
+	loop_destroy(loop);
+}
+
+static void ignore_signal(int number)
+{
+	(void)number;
+}
+
+static void wake_for_nothing(struct loop_timer *timer)
+{
+	raise(SIGUSR2); /* wakes the poll of a signalfd for another signal */
+	loop_stop(timer->loop);
+}
+
+/* A poll is cancelled between its wake-up and the finding that nothing is ready. */
+Test(loop, cancel_of_a_poll_just_woken, .timeout = 10)
+{
+	struct loop *loop = loop_new();
+	struct loop_timer timer = {.expired = wake_for_nothing};
+	struct sigaction action = {.sa_handler = ignore_signal};
+	struct counter counter = {0};
+	sigset_t mask;
+	int fd;
+
+	sigaction(SIGUSR2, &action, NULL);
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGUSR1);
+	fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+	cr_assert(fd >= 0);
+	counter_watch(loop, &counter, fd);
+	for (unsigned i = 0; i < 10; i++) {
+		loop_arm(loop, &timer, MS / 10);
+		cr_assert_eq(loop_run(loop), 0);
+	}
+	cr_assert_eq(counter.calls, 0);
+	loop_destroy(loop);
+	close(fd);
+}
+
+static void nval_ready(struct loop_watch *watch, uint32_t revents)
+{
+	cr_assert_eq(revents, POLLNVAL);
+	cr_assert_not(watch->active);
+	loop_stop(watch->loop);
+}
+
+Test(loop, descriptor_that_is_none)
+{
+	struct loop *loop = loop_new();
+	struct loop_watch watch = {.ready = nval_ready};
+
+	cr_assert_eq(loop_watch(loop, &watch, 999, POLLIN), 0);
+	cr_assert_eq(loop_run(loop), 0);
+	loop_destroy(loop);
+}
+
+Test(loop, hang_up_is_reported)
+{
+	struct loop *loop = loop_new();
+	struct counter counter = {.stop_at = 1};
+	int fds[2];
+
+	cr_assert_eq(pipe(fds), 0);
+	counter_watch(loop, &counter, fds[0]);
+	close(fds[1]);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert(counter.revents & POLLHUP);
+	loop_destroy(loop);
+	close(fds[0]);
+}
+
+/* The events of an active watch can be changed by watching again. */
+Test(loop, events_change)
+{
+	struct loop *loop = loop_new();
+	struct counter counter = {.stop_at = 1};
+	int fds[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	counter_watch(loop, &counter, fds[0]);
+	run_for(loop, MS);
+	cr_assert_eq(counter.calls, 0);
+	cr_assert_eq(loop_watch(loop, &counter.watch, fds[0], POLLOUT), 0);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(counter.revents, POLLOUT);
+	loop_destroy(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* More watches than the queues have entries, and all ready at once: the completion queue overflows.
+ */
+Test(loop, thousand_watches)
+{
+	static struct counter counters[MANY];
+	struct rlimit files;
+	struct loop *loop = loop_new();
+	static int fds[MANY];
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &files);
+	for (unsigned i = 0; i < MANY; i++) {
+		fds[i] = event_new();
+		counters[i].clear = true;
+		counter_watch(loop, &counters[i], fds[i]);
+	}
+	run_for(loop, MS);
+	for (unsigned round = 1; round <= 3; round++) {
+		for (unsigned i = 0; i < MANY; i++)
+			event_set(fds[i]);
+		run_for(loop, 50 * MS);
+		for (unsigned i = 0; i < MANY; i++)
+			cr_assert_eq(counters[i].calls, round);
+	}
+	for (unsigned i = 0; i < MANY; i++) {
+		loop_unwatch(&counters[i].watch);
+		close(fds[i]);
+	}
+	loop_destroy(loop);
+}
+
+/* --- tasks --------------------------------------------------------------------------------- */
+
+struct chain {
+	struct loop_task task;
+	struct loop *loop;
+	struct loop_task *forget;
+	unsigned runs, again;
+};
+
+static void chain_run(struct loop_task *task)
+{
+	struct chain *chain = (struct chain *)task;
+
+	chain->runs++;
+	if (chain->forget)
+		loop_forget(chain->loop, chain->forget);
+	if (chain->again) {
+		chain->again--;
+		loop_defer(chain->loop, task);
+	}
+}
+
+Test(loop, tasks_run_once_and_can_be_taken_back)
+{
+	struct loop *loop = loop_new();
+	struct chain a = {.task = {.run = chain_run}, .loop = loop, .again = 4};
+	struct chain b = a, c = a, d = a;
+
+	b.again = c.again = d.again = 0;
+	b.forget = &d.task; /* queued behind it, in the same turn */
+	loop_defer(loop, &a.task);
+	loop_defer(loop, &a.task);
+	loop_defer(loop, &b.task);
+	loop_defer(loop, &c.task);
+	loop_defer(loop, &d.task);
+	loop_forget(loop, &c.task);
+	loop_forget(loop, &c.task);
+	run_for(loop, MS);
+	cr_assert_eq(a.runs, 5);
+	cr_assert_eq(b.runs, 1);
+	cr_assert_eq(c.runs, 0);
+	cr_assert_eq(d.runs, 0);
+	loop_defer(loop, &c.task); /* left queued: destroy lets it go */
+	loop_destroy(loop);
+}
+
+/* A task that never stops wanting to run must not keep descriptors and timers from their turn. */
+Test(loop, endless_task_leaves_room)
+{
+	struct loop *loop = loop_new();
+	struct chain endless = {.task = {.run = chain_run}, .loop = loop, .again = ~0u};
+	struct counter counter = {.clear = true};
+	int fd = event_new();
+
+	counter_watch(loop, &counter, fd);
+	event_set(fd);
+	loop_defer(loop, &endless.task);
+	run_for(loop, 2 * MS);
+	cr_assert_eq(counter.calls, 1);
+	cr_assert(endless.runs > 10);
+	loop_destroy(loop);
+	close(fd);
+}
+
+/* --- timers -------------------------------------------------------------------------------- */
+
+struct tick {
+	struct loop_timer timer;
+	unsigned ticks, max;
+	uint64_t ns;
+	struct loop_timer *disarm;
+	unsigned *order, mark;
+};
+
+static void tick_expired(struct loop_timer *timer)
+{
+	struct tick *tick = timer->context;
+
+	cr_assert(now_ns() >= timer->expiry_ns);
+	tick->ticks++;
+	if (tick->order)
+		*tick->order = *tick->order * 10 + tick->mark;
+	if (tick->disarm)
+		loop_disarm(tick->disarm);
+	if (tick->ticks < tick->max)
+		loop_arm(timer->loop, timer, tick->ns);
+	else if (tick->max)
+		loop_stop(timer->loop);
+}
+
+static void tick_arm(struct loop *loop, struct tick *tick, uint64_t ns)
+{
+	tick->timer.expired = tick_expired;
+	tick->timer.context = tick;
+	cr_assert_eq(loop_arm(loop, &tick->timer, ns), 0);
+}
+
+Test(loop, timer_armed_again_in_its_callback)
+{
+	struct loop *loop = loop_new();
+	struct tick tick = {.max = 20, .ns = MS / 2};
+	uint64_t start = now_ns();
+
+	tick_arm(loop, &tick, tick.ns);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(tick.ticks, 20);
+	cr_assert(now_ns() - start >= 20 * tick.ns);
+	cr_assert(loop_turns(loop) <= 25);
+	loop_destroy(loop);
+}
+
+Test(loop, timer_for_at_once_leaves_room)
+{
+	struct loop *loop = loop_new();
+	struct tick tick = {.max = ~0u, .ns = 0};
+	struct counter counter = {.stop_at = 3};
+	int fd = event_new();
+
+	counter_watch(loop, &counter, fd);
+	event_set(fd);
+	tick_arm(loop, &tick, 0);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert(tick.ticks > 0);
+	loop_destroy(loop);
+	close(fd);
+}
+
+Test(loop, timers_in_order)
+{
+	struct loop *loop = loop_new();
+	struct tick ticks[6] = {0};
+	const unsigned ms[6] = {3, 1, 5, 2, 4, 6};
+	unsigned order = 0;
+
+	for (unsigned i = 0; i < 6; i++) {
+		ticks[i].order = &order;
+		ticks[i].mark = ms[i];
+		tick_arm(loop, &ticks[i], ms[i] * MS);
+	}
+	ticks[1].disarm = &ticks[4].timer; /* 1 ms takes away the one at 4 ms */
+	tick_arm(loop, &ticks[3], 7 * MS); /* the one at 2 ms becomes the last */
+	run_for(loop, 12 * MS);
+	cr_assert_eq(order, 13562, "%u", order);
+	loop_disarm(&ticks[0].timer);
+	loop_destroy(loop);
+}
+
+Test(loop, timer_far_away)
+{
+	struct loop *loop = loop_new();
+	struct tick never = {0}, day = {0};
+
+	tick_arm(loop, &never, UINT64_MAX);
+	tick_arm(loop, &day, 86400ull * 1000 * MS);
+	run_for(loop, MS);
+	cr_assert_eq(never.ticks + day.ticks, 0);
+	loop_destroy(loop);
+}
+
+/* --- operations ---------------------------------------------------------------------------- */
+
+struct read_op {
+	struct loop_op op;
+	struct loop *loop;
+	struct loop_task task;
+	int fd, result, left;
+	unsigned done;
+	char data[16];
+};
+
+static void read_done(struct loop_op *op, int result, unsigned flags)
+{
+	struct read_op *read = (struct read_op *)op;
+
+	cr_assert_not(flags & IORING_CQE_F_MORE);
+	read->result = result;
+	read->done++;
+	if (--read->left)
+		loop_defer(read->loop, &read->task);
+	else
+		loop_stop(read->loop);
+}
+
+static void read_start(struct loop_task *task)
+{
+	struct read_op *read = (struct read_op *)((char *)task - offsetof(struct read_op, task));
+	struct io_uring_sqe *sqe = loop_sqe(read->loop, &read->op);
+
+	cr_assert_not_null(sqe);
+	io_uring_prep_read(sqe, read->fd, read->data, sizeof(read->data), 0);
+}
+
+static struct read_op read_op(struct loop *loop, int fd, int count)
+{
+	return (struct read_op){
+	    .op = {.done = read_done},
+	    .loop = loop,
+	    .task = {.run = read_start},
+	    .fd = fd,
+	    .left = count,
+	};
+}
+
+Test(loop, operations_complete)
+{
+	struct loop *loop = loop_new();
+	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	struct read_op read = read_op(loop, fd, 100);
+
+	cr_assert_null(loop_sqe(loop, &read.op)); /* it does not run */
+	loop_defer(loop, &read.task);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(read.done, 100);
+	cr_assert_eq(read.result, 16);
+	loop_destroy(loop);
+	close(fd);
+}
+
+static void *write_later(void *arg)
+{
+	usleep(20000);
+	cr_assert_eq(write(*(int *)arg, "hello", 5), 5);
+	return NULL;
+}
+
+/* loop_run() is told to end while an operation is in flight: it ends after that. */
+Test(loop, run_waits_for_operations)
+{
+	struct loop *loop = loop_new();
+	struct read_op read;
+	pthread_t thread;
+	int fds[2];
+
+	cr_assert_eq(pipe(fds), 0);
+	read = read_op(loop, fds[0], 1);
+	loop_defer(loop, &read.task);
+	loop_stop(loop);
+	pthread_create(&thread, NULL, write_later, &fds[1]);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(read.done, 1);
+	cr_assert_eq(read.result, 5);
+	pthread_join(thread, NULL);
+	loop_destroy(loop);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+struct nops {
+	struct loop_op op;
+	struct loop *loop;
+	struct loop_task task;
+	unsigned taken, done;
+};
+
+static void nop_done(struct loop_op *op, int result, unsigned flags)
+{
+	struct nops *nops = (struct nops *)op;
+
+	(void)flags;
+	cr_assert_eq(result, 0);
+	nops->done++;
+	if (nops->done == nops->taken)
+		loop_stop(nops->loop);
+}
+
+static void nops_exhaust(struct loop_task *task)
+{
+	struct nops *nops = (struct nops *)((char *)task - offsetof(struct nops, task));
+	struct io_uring_sqe *sqe;
+
+	while ((sqe = loop_sqe(nops->loop, &nops->op)) != NULL) {
+		io_uring_prep_nop(sqe);
+		nops->taken++;
+	}
+}
+
+Test(loop, full_ring_says_so)
+{
+	struct loop *loop = loop_new();
+	struct nops nops = {.op = {nop_done}, .loop = loop, .task = {.run = nops_exhaust}};
+
+	for (unsigned i = 0; i < 10; i++) {
+		nops.taken = nops.done = 0;
+		loop_defer(loop, &nops.task);
+		cr_assert_eq(loop_run(loop), 0);
+		cr_assert_eq(nops.done, nops.taken);
+		cr_assert(nops.done >= ENTRIES / 2 && nops.done <= ENTRIES);
+	}
+	loop_destroy(loop);
+}
+
+/* --- threads ------------------------------------------------------------------------------- */
+
+static void *run_thread(void *arg)
+{
+	cr_assert_eq(loop_run(arg), 0);
+	return NULL;
+}
+
+struct calls {
+	struct loop *loop;
+	pthread_t runner;
+	unsigned long sum, nested; /* touched on the loop's thread only */
+};
+
+static void add_one(void *arg)
+{
+	++*(unsigned long *)arg;
+}
+
+static void count_call(void *arg)
+{
+	struct calls *calls = arg;
+
+	cr_assert(pthread_equal(pthread_self(), calls->runner));
+	calls->sum++;
+	loop_call(calls->loop, add_one, &calls->nested); /* at once */
+	cr_assert_eq(calls->sum, calls->nested);
+}
+
+static void *call_thread(void *arg)
+{
+	struct calls *calls = arg;
+
+	for (unsigned i = 0; i < 2000; i++)
+		loop_call(calls->loop, count_call, calls);
+	return NULL;
+}
+
+Test(loop, calls_from_many_threads)
+{
+	struct calls calls = {.loop = loop_new()};
+	pthread_t callers[4];
+
+	pthread_create(&calls.runner, NULL, run_thread, calls.loop);
+	usleep(10000); /* let it run: the calls are to be made on its thread */
+	for (unsigned i = 0; i < 4; i++)
+		pthread_create(&callers[i], NULL, call_thread, &calls);
+	for (unsigned i = 0; i < 4; i++)
+		pthread_join(callers[i], NULL);
+	loop_stop(calls.loop);
+	pthread_join(calls.runner, NULL);
+	cr_assert_eq(calls.sum, 8000);
+	loop_destroy(calls.loop);
+}
+
+struct shared_count {
+	struct loop *loop;
+	unsigned long value;
+};
+
+static void *add_thread(void *arg)
+{
+	struct shared_count *count = arg;
+
+	for (unsigned i = 0; i < 2000; i++)
+		loop_call(count->loop, add_one, &count->value);
+	return NULL;
+}
+
+/* Calls while the loop starts and stops again and again: each runs exactly once, one at a time. */
+Test(loop, calls_across_start_and_stop)
+{
+	struct shared_count count = {.loop = loop_new()};
+	pthread_t callers[2];
+
+	for (unsigned i = 0; i < 2; i++)
+		pthread_create(&callers[i], NULL, add_thread, &count);
+	for (unsigned i = 0; i < 200; i++)
+		run_for(count.loop, MS / 20);
+	/* Callers that are left get on by themselves. */
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(callers[i], NULL);
+	cr_assert_eq(count.value, 4000);
+	loop_destroy(count.loop);
+}
+
+struct nest {
+	struct loop *loop;
+	unsigned long value;
+};
+
+static void nest_call(void *arg)
+{
+	struct nest *nest = arg;
+
+	loop_call(nest->loop, add_one, &nest->value);
+}
+
+Test(loop, call_without_a_running_loop)
+{
+	struct nest nest = {.loop = loop_new()};
+
+	loop_call(nest.loop, nest_call, &nest);
+	cr_assert_eq(nest.value, 1);
+	loop_destroy(nest.loop);
+}
+
+/* A thread sets the loop up, another runs it, watches come and go by calls. */
+struct remote {
+	struct loop *loop;
+	struct counter counter;
+	int fd;
+};
+
+static void remote_watch(void *arg)
+{
+	struct remote *remote = arg;
+
+	counter_watch(remote->loop, &remote->counter, remote->fd);
+}
+
+static void remote_unwatch(void *arg)
+{
+	loop_unwatch(&((struct remote *)arg)->counter.watch);
+}
+
+Test(loop, watches_from_another_thread)
+{
+	struct remote first = {.loop = loop_new(), .fd = event_new()}, second = first;
+	pthread_t runner;
+
+	first.counter.clear = second.counter.clear = true;
+	second.fd = event_new();
+	remote_watch(&first); /* before it runs, on this thread */
+	pthread_create(&runner, NULL, run_thread, first.loop);
+	for (unsigned i = 0; i < 100; i++) {
+		loop_call(first.loop, remote_watch, &second);
+		event_set(second.fd);
+		event_set(first.fd);
+		loop_call(first.loop, remote_unwatch, &second);
+	}
+	usleep(5000);
+	loop_call(first.loop, remote_unwatch, &first);
+	loop_stop(first.loop);
+	pthread_join(runner, NULL);
+	cr_assert(first.counter.calls >= 1 && first.counter.calls <= 100);
+	loop_destroy(first.loop);
+	close(first.fd);
+	close(second.fd);
+}
+
+/* The other thread has ended: what is left is taken apart here. */
+Test(loop, teardown_by_another_thread)
+{
+	struct remote remote = {.loop = loop_new(), .fd = event_new()};
+	struct tick tick = {0};
+	pthread_t runner;
+
+	remote_watch(&remote);
+	tick_arm(remote.loop, &tick, 3600 * 1000 * MS);
+	pthread_create(&runner, NULL, run_thread, remote.loop);
+	usleep(5000);
+	loop_stop(remote.loop);
+	pthread_join(runner, NULL);
+	loop_call(remote.loop, remote_unwatch, &remote);
+	loop_disarm(&tick.timer);
+	loop_destroy(remote.loop);
+	close(remote.fd);
+}
+
+static struct loop *signalled;
+
+static void on_signal(int number)
+{
+	int saved = errno;
+
+	(void)number;
+	errno = 77;
+	loop_stop(signalled);
+	if (errno != 77)
+		abort();
+	errno = saved;
+}
+
+Test(loop, stop_from_a_signal_handler)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	pthread_t runner;
+
+	signalled = loop_new();
+	sigaction(SIGUSR1, &action, NULL);
+	for (unsigned i = 0; i < 20; i++) {
+		cr_assert_eq(raise(SIGUSR1), 0); /* before it runs: not forgotten */
+		cr_assert_eq(loop_run(signalled), 0);
+	}
+	loop_destroy(signalled);
+	signalled = loop_new();
+	pthread_create(&runner, NULL, run_thread, signalled);
+	usleep(5000);
+	pthread_kill(runner, SIGUSR1); /* while it sleeps in the kernel */
+	pthread_join(runner, NULL);
+	loop_destroy(signalled);
+}
+
+/* Signals that mean nothing interrupt the sleep, and nothing else. */
+Test(loop, interrupted_sleep)
+{
+	struct loop *loop = loop_new();
+	struct sigaction action = {.sa_handler = ignore_signal};
+	pthread_t runner;
+
+	sigaction(SIGUSR2, &action, NULL);
+	pthread_create(&runner, NULL, run_thread, loop);
+	usleep(2000);
+	for (unsigned i = 0; i < 20; i++) {
+		pthread_kill(runner, SIGUSR2);
+		usleep(200);
+	}
+	loop_stop(loop);
+	pthread_join(runner, NULL);
+	loop_destroy(loop);
+}
+
+Test(loop, leaves_no_descriptor)
+{
+	int before = dup(0), after;
+
+	close(before);
+	for (unsigned i = 0; i < 100; i++) {
+		struct loop *loop = loop_new();
+
+		run_for(loop, 1);
+		loop_destroy(loop);
+	}
+	after = dup(0);
+	close(after);
+	cr_assert_eq(before, after);
+}
+
+Test(loop, no_ring_says_why)
+{
+	struct rlimit files, few;
+	struct loop *loop;
+
+	errno = 0;
+	cr_assert_null(loop_create(1u << 20));
+	cr_assert_eq(errno, EINVAL);
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	few = files;
+	few.rlim_cur = 3;
+	setrlimit(RLIMIT_NOFILE, &few);
+	errno = 0;
+	loop = loop_create(ENTRIES);
+	setrlimit(RLIMIT_NOFILE, &files);
+	cr_assert_null(loop);
+	cr_assert_eq(errno, EMFILE);
+}
