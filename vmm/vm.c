@@ -284,7 +284,7 @@ static int create_links(struct vm *vm)
 	struct port *port;
 	int rc;
 
-	vm->core = core_create();
+	vm->core = core_create(NULL);
 	if (!vm->core)
 		return fail(-errno, "overlay: %s", strerror(errno));
 	if (!config->link_count)

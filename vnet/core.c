@@ -56,14 +56,18 @@ const char *drop_reason_name(enum drop_reason reason)
 	    [DROP_NOT_PEER] = "not_peer",   [DROP_FOREIGN] = "foreign",
 	    [DROP_OPTION] = "option",	    [DROP_FILTER] = "filter",
 	    [DROP_RING_FULL] = "ring_full", [DROP_BUSY] = "busy",
-	    [DROP_ERROR] = "error",
+	    [DROP_ERROR] = "error",	    [DROP_HOPS] = "hops",
+	    [DROP_OFFLOAD] = "offload",	    [DROP_FRAGMENT] = "fragment",
+	    [DROP_MEMORY] = "memory",	    [DROP_DOWN] = "down",
+	    [DROP_KEY] = "key",		    [DROP_REPLAY] = "replay",
 	};
 
 	return reason < DROP_REASONS ? names[reason] : "unknown";
 }
 
-struct core *core_create(void)
+struct core *core_create(const struct core_options *options)
 {
+	(void)options;
 	return calloc(1, sizeof(struct core));
 }
 

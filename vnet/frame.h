@@ -11,6 +11,7 @@
 #define FRAME_SIZE_MIN   14u    /* shorter is no frame and is dropped */
 #define FRAME_SIZE_MAX   65549u /* MTU 65,535 and the header */
 #define FRAME_BATCH_MAX  64u    /* frames that travel together */
+#define FRAME_HOPS_MAX   16u    /* links a frame may cross */
 
 /* What is still to be done to the frame: virtio 1.2, 5.1.6 (struct virtio_net_hdr), host byte order. */
 struct frame_offload {
@@ -32,6 +33,7 @@ struct frame {
 	unsigned iovcnt;
 	uint32_t len; /* bytes, FRAME_SIZE_MIN..FRAME_SIZE_MAX */
 	uint8_t eth[FRAME_HEADER];
+	uint8_t hops; /* links it may still cross; what an interface sends starts with FRAME_HOPS_MAX */
 	struct frame_offload offload;
 };
 

@@ -30,6 +30,13 @@ enum drop_reason {
 	DROP_RING_FULL,  /* the guest posted no receive buffer */
 	DROP_BUSY,       /* EAGAIN or ENOBUFS: the socket's buffer is full */
 	DROP_ERROR,      /* any other error of the transport */
+	DROP_HOPS,       /* crossed too many links: a loop */
+	DROP_OFFLOAD,    /* its offload state contradicts what it is */
+	DROP_FRAGMENT,   /* a part of it never came, or contradicts the others */
+	DROP_MEMORY,     /* no room to reassemble it */
+	DROP_DOWN,       /* the link is down */
+	DROP_KEY,        /* not sealed though a key is set, or with another key */
+	DROP_REPLAY,     /* a sealed datagram seen before, or too old */
 	DROP_REASONS
 };
 
@@ -42,6 +49,32 @@ struct port_counters {
 	uint64_t copied_bytes;          /* payload bytes copied by weft */
 };
 
+/* What a port can take unfinished (struct frame_offload); for the rest the core does the work in software. */
+enum port_offload {
+	PORT_CSUM = 1 << 0, /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+	PORT_TSO4 = 1 << 1, /* VIRTIO_NET_HDR_GSO_TCPV4 */
+	PORT_TSO6 = 1 << 2,
+	PORT_USO = 1 << 3,  /* VIRTIO_NET_HDR_GSO_UDP_L4, IPv4 and IPv6 */
+	PORT_ECN = 1 << 4,  /* VIRTIO_NET_HDR_GSO_ECN beside TSO */
+	PORT_OFFLOADS = (1 << 5) - 1,
+};
+
+enum link_state {
+	LINK_DOWN,  /* the peer does not answer, or the transport fails */
+	LINK_PLAIN, /* carries frames; the peer has never answered a hello: not weft, or not there yet */
+	LINK_UP,    /* the peer answers */
+};
+
+/* What "link list" shows. Filled by port_ops.status on the port's thread. */
+struct link_status {
+	enum link_state state;
+	uint64_t since_ns;     /* CLOCK_MONOTONIC of the last change of state */
+	uint64_t rtt_ns;       /* smoothed round trip; 0: never measured */
+	uint32_t path_mtu;     /* bytes of an outer IP packet, or what the transport carries; 0: unknown */
+	uint64_t ups;          /* times it came up */
+	char error[128];       /* last error, "" for none */
+};
+
 struct port_ops {
 	const char *type; /* "nic", "udp" */
 	/*
@@ -51,6 +84,8 @@ struct port_ops {
 	void (*send_batch)(struct port *port, struct frame *const frames[], unsigned n);
 	/* Release everything; the port is no longer attached. */
 	void (*close)(struct port *port);
+	/* NULL for interfaces. */
+	void (*status)(const struct port *port, struct link_status *status);
 };
 
 struct port {
@@ -59,7 +94,8 @@ struct port {
 	char name[PORT_NAME_MAX]; /* unique in the core: "nic0", "udp://10.0.0.2:6081" */
 	struct core *core;        /* set by core_attach() */
 	unsigned index;           /* position in the core, set by core_attach() */
-	uint32_t mtu;             /* largest guest MTU the port can carry, bytes */
+	uint32_t mtu;             /* largest guest MTU the port can carry, bytes; may change while attached */
+	uint32_t offloads;        /* enum port_offload; may change while attached (between batches) */
 	struct port_counters counters;
 };
 

@@ -62,7 +62,7 @@ static struct rig rig;
 
 static void rig_up(void)
 {
-	rig.core = core_create();
+	rig.core = core_create(NULL);
 	cr_assert_not_null(rig.core);
 	fake_attach(rig.core, &rig.nic[0], PORT_INTERFACE, "nic0");
 	fake_attach(rig.core, &rig.link[0], PORT_LINK, "udp://a");

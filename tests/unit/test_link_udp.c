@@ -197,7 +197,7 @@ static void vm_up(struct vm *vm, const char *listen)
 {
 	*vm = (struct vm){.nic = {.ops = &nic_ops, .kind = PORT_INTERFACE, .name = "nic0"}};
 	vm->loop = loop;
-	vm->core = core_create();
+	vm->core = core_create(NULL);
 	cr_assert_eq(core_attach(vm->core, &vm->nic), 0);
 	cr_assert_eq(udp_endpoint_create(loop, vm->core, listen, VNI, &vm->endpoint, error), 0,
 		     "%s", error);
@@ -674,7 +674,7 @@ Test(link_udp, noise, .init = stranger_up, .fini = stranger_down)
 static int listen_try(const char *text)
 {
 	struct udp_endpoint *endpoint = NULL;
-	struct core *core = core_create();
+	struct core *core = core_create(NULL);
 	int err;
 
 	error[0] = '\0';

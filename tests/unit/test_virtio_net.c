@@ -90,7 +90,7 @@ static void setup_with(uint64_t features, uint16_t ring, uint32_t mtu)
 	peer.port.ops = &peer_ops;
 	peer.port.kind = PORT_LINK;
 	strcpy(peer.port.name, "peer");
-	core = core_create();
+	core = core_create(NULL);
 	cr_assert_eq(core_attach(core, nic), 0);
 	cr_assert_eq(core_attach(core, &peer.port), 0);
 	rig_start(&rig, features, ring);

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Links by their URL: SCHEME://TARGET[,OPTION=VALUE]... One table of types; what stands behind a link is its
+ * type's own file (link_udp.c, link_eth.c, link_shm.c, link_tap.c, link_passt.c).
+ */
+#ifndef WEFT_LINK_H
+#define WEFT_LINK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vnet/port.h"
+
+struct core;
+struct loop;
+struct seal_key;
+
+#define LINK_ERROR_MAX   400 /* room for a message, bytes */
+#define LINK_OPTIONS_MAX 8
+
+/* What all links of an overlay share. */
+struct link_env {
+	struct loop *loop;
+	struct core *core;
+	uint32_t vni;               /* the overlay's id, 0..GENEVE_VNI_MAX */
+	bool offload;               /* false: --offload off, every frame is finished by the core */
+	const struct seal_key *key; /* NULL: none */
+};
+
+/* A link as the user wrote it, taken apart. */
+struct link_spec {
+	const char *option; /* where it was written, for messages: "--link", "link add" */
+	const char *text;   /* whole */
+	char scheme[16];
+	char target[256];
+	struct { char name[24], value[128]; } options[LINK_OPTIONS_MAX];
+	unsigned option_count;
+};
+
+/* link_option - the value of an option, or NULL. */
+const char *link_option(const struct link_spec *spec, const char *name);
+/* link_fail - format "OPTION TEXT: why and remedy" into @error; returns @err. */
+__attribute__((format(printf, 4, 5)))
+int link_fail(char error[LINK_ERROR_MAX], const struct link_spec *spec, int err, const char *format, ...);
+
+/*
+ * A kind of link. Types with listeners keep what their links share (a socket) in their own endpoint, made at
+ * the first need. All calls on the loop's thread, or while no thread runs it.
+ */
+struct link_type {
+	const char *scheme;         /* "udp" */
+	const char *form;           /* "udp://HOST[:PORT]" for help */
+	const char *summary;        /* one line for help */
+	const char *const *options; /* names that may follow, NULL at the end; "name" is everybody's */
+	const char *listen_form;    /* "udp://[ADDR][:PORT]", or NULL: has no listener */
+	/* Make an endpoint that waits for peers or carries links; NULL without listeners. */
+	int (*listen)(const struct link_env *env, const struct link_spec *spec, void **endpoint, char error[LINK_ERROR_MAX]);
+	/* Make and core_attach() a link. @endpoint: as listen() made it, or NULL (then open() may set it). The port's
+	 * name is option name=, or the URL without options. */
+	int (*open)(const struct link_env *env, const struct link_spec *spec, void **endpoint, struct port **port,
+		    char error[LINK_ERROR_MAX]);
+	/* Release an endpoint whose links are closed. */
+	void (*endpoint_destroy)(void *endpoint);
+};
+extern const struct link_type link_udp, link_eth, link_shm, link_tap, link_passt;
+
+struct links; /* all links and endpoints of an overlay */
+struct links *links_create(const struct link_env *env);
+/* links_destroy - closes every link and endpoint. NULL is fine. */
+void links_destroy(struct links *links);
+/* links_listen - --listen URL. @option names it in messages. 0, -EINVAL (makes no sense), other -errno. */
+int links_listen(struct links *links, const char *option, const char *url, char error[LINK_ERROR_MAX]);
+/* links_add - --link URL, "link add URL". */
+int links_add(struct links *links, const char *option, const char *url, struct port **port, char error[LINK_ERROR_MAX]);
+/* links_remove - detach and close. */
+void links_remove(struct links *links, struct port *port);
+/* links_types - all types (for help), NULL at the end. */
+const struct link_type *const *links_types(void);
+
+#endif
