@@ -2,10 +2,11 @@
 /*
  * Theory of operation
  *
- * The core shows each frame that passes a watched port (core_watch()); it is copied as an Enhanced Packet Block
- * (pcapng, draft-ietf-opsawg-pcapng, section 4.3) to the end of one of two buffers. While the kernel writes one of them to
- * the file (an asynchronous write of the loop's io_uring) the other is filled. If both are full the frame is dropped
- * from the capture, never from the overlay, and counted; the count stands in the file's last blocks (4.6).
+ * The core shows each frame that passes a watched port (core_watch()); it is copied as an Enhanced
+ * Packet Block (pcapng, draft-ietf-opsawg-pcapng, section 4.3) to the end of one of two buffers.
+ * While the kernel writes one of them to the file (an asynchronous write of the loop's io_uring)
+ * the other is filled. If both are full the frame is dropped from the capture, never from the
+ * overlay, and counted; the count stands in the file's last blocks (4.6).
  *
  * A port becomes an interface of the file (4.2) with its first frame.
  *
@@ -24,27 +25,28 @@
 #include "vnet/core.h"
 #include "vnet/loop.h"
 
-#define BUFFER_SIZE    (1u << 20)
-#define TAIL_RESERVE   128u /* bytes of a statistics block, at most */
-#define NO_INTERFACE   UINT16_MAX
+#define BUFFER_SIZE  (1u << 20)
+#define TAIL_RESERVE 128u /* bytes of a statistics block, at most */
+#define NO_INTERFACE UINT16_MAX
 
 /* Block types, option codes and values of the format. */
-#define BLOCK_SECTION    0x0a0d0d0au
-#define BLOCK_INTERFACE  1u
-#define BLOCK_STATISTICS 5u
-#define BLOCK_PACKET     6u
-#define BYTE_ORDER_MAGIC 0x1a2b3c4du
-#define LINK_ETHERNET    1u
-#define OPTION_END       0u
-#define OPTION_NAME      2u /* if_name */
+#define BLOCK_SECTION	  0x0a0d0d0au
+#define BLOCK_INTERFACE	  1u
+#define BLOCK_STATISTICS  5u
+#define BLOCK_PACKET	  6u
+#define BYTE_ORDER_MAGIC  0x1a2b3c4du
+#define LINK_ETHERNET	  1u
+#define OPTION_END	  0u
+#define OPTION_NAME	  2u /* if_name */
 #define OPTION_RESOLUTION 9u /* if_tsresol */
-#define OPTION_FLAGS     2u /* epb_flags */
-#define OPTION_DROPPED   5u /* isb_ifdrop */
-#define NANOSECONDS      9u
-#define FLAG_INBOUND     1u
-#define FLAG_OUTBOUND    2u
+#define OPTION_FLAGS	  2u /* epb_flags */
+#define OPTION_DROPPED	  5u /* isb_ifdrop */
+#define NANOSECONDS	  9u
+#define FLAG_INBOUND	  1u
+#define FLAG_OUTBOUND	  2u
 
-#define PACKET_OVERHEAD (7u * 4 + 12 + 4 + 3) /* header, flags and end of options, length again, padding */
+#define PACKET_OVERHEAD                                                                            \
+	(7u * 4 + 12 + 4 + 3) /* header, flags and end of options, length again, padding */
 
 struct capture {
 	struct loop *loop;
@@ -55,10 +57,10 @@ struct capture {
 	uint64_t frames, dropped;
 	uint64_t written; /* where the next write goes */
 	uint8_t *buffers[2];
-	unsigned filling; /* which buffer */
-	size_t used;      /* bytes in it */
+	unsigned filling;	       /* which buffer */
+	size_t used;		       /* bytes in it */
 	size_t write_start, write_end; /* what is left of the other one */
-	unsigned writing; /* operations in flight: 0 or 1 */
+	unsigned writing;	       /* operations in flight: 0 or 1 */
 	struct loop_op write;
 	struct loop_task flush;
 	uint16_t interfaces[CORE_PORTS_MAX]; /* by the port's index */
@@ -112,7 +114,7 @@ static void section_block(struct capture *c)
 	size_t start = block_begin(c, BLOCK_SECTION);
 
 	put_word(c, BYTE_ORDER_MAGIC);
-	put_word(c, 1); /* version 1.0 */
+	put_word(c, 1);		 /* version 1.0 */
 	put_word(c, UINT32_MAX); /* length of the section: unknown */
 	put_word(c, UINT32_MAX);
 	block_end(c, start);
@@ -158,7 +160,8 @@ static void packet_block(struct capture *c, uint16_t interface, bool out, const 
 	put_word(c, frame->len);
 	put_word(c, frame->len);
 	for (unsigned i = 0; i < frame->iovcnt; i++) {
-		memcpy(c->buffers[c->filling] + c->used, frame->iov[i].iov_base, frame->iov[i].iov_len);
+		memcpy(c->buffers[c->filling] + c->used, frame->iov[i].iov_base,
+		       frame->iov[i].iov_len);
 		c->used += frame->iov[i].iov_len;
 	}
 	put(c, "", 0);
@@ -278,7 +281,8 @@ static void capture_free(struct capture *c)
 	free(c);
 }
 
-struct capture *capture_start(struct loop *loop, struct core *core, struct port *port, int fd, uint64_t limit)
+struct capture *capture_start(struct loop *loop, struct core *core, struct port *port, int fd,
+			      uint64_t limit)
 {
 	struct capture *c;
 	struct stat st;
