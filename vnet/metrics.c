@@ -235,7 +235,7 @@ static void histogram(FILE *out, const char *name, const char *help,
 		total += buckets[i];
 		if (buckets[i])
 			fprintf(out, "%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", name,
-				(double)(UINT64_C(2) << i) * unit, total);
+				(double)((UINT64_C(2) << i) - 1) * unit, total);
 	}
 	fprintf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_count %" PRIu64 "\n", name, total,
 		name, total);
