@@ -50,7 +50,7 @@
 
 #include "devices/devices.h"
 #include "guest-images/agent/agent_frames.h"
-#include "vmm/unix_socket.h"
+#include "vnet/unix_socket.h"
 #include "vnet/loop.h"
 
 #define CLIENT_QUEUE    (2 * AGENT_WINDOW)

@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #include "devices/serial.h"
-#include "vmm/message.h"
-#include "vmm/unix_socket.h"
+#include "vnet/message.h"
+#include "vnet/unix_socket.h"
 #include "vmm/vm.h"
 #include "vnet/loop.h"
 

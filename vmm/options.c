@@ -19,7 +19,7 @@
 
 #include "devices/virtqueue.h"
 #include "vmm/memory.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 
 #define NET_QUEUE_SIZE_DEFAULT 512 /* half of it was seen to run dry under iperf3 */
 #define OPTION_MEMORY_MIN (2ull << 20) /* bytes: a kernel above 1 MiB */

@@ -35,7 +35,7 @@
 #include "vmm/agent.h"
 #include "vmm/console.h"
 #include "vmm/ctl.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/pci.h"
 #include "vmm/sandbox.h"
 #include "vnet/core.h"
