@@ -174,7 +174,7 @@ static void option_take(struct reading *r, const struct found *found, char *valu
 {
 	const struct cmdline_option *o = found->option;
 
-	if (r->given[found->number] && !o->repeatable)
+	if (r->given[found->number] && !(o->flags & CMDLINE_REPEATABLE))
 		die(STATUS_USAGE, "--%s is given twice%s%s: remove one", o->name,
 		    r->file ? " in " : "", r->file ? r->file : "");
 	r->given[found->number] = true;
@@ -266,7 +266,7 @@ static struct found argument_split(const struct cmdline *cmd, int argc, char *co
 		die(STATUS_USAGE, "--%s takes no value: remove '=%s'", o->name, *value);
 	if (o->argument && !*value && *i < argc)
 		*value = argv[(*i)++];
-	if (o->argument && (!*value || (!**value && !o->empty)))
+	if (o->argument && (!*value || (!**value && !(o->flags & CMDLINE_EMPTY))))
 		die(STATUS_USAGE, "--%s needs a value: --%s %s", o->name, o->name, o->argument);
 	return found;
 }

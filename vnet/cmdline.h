@@ -13,13 +13,17 @@
 
 #define CMDLINE_OPTIONS_MAX 64 /* in all tables of a program */
 
+enum cmdline_flag {
+	CMDLINE_REPEATABLE = 1 << 0,
+	CMDLINE_EMPTY = 1 << 1, /* "" is a value */
+};
+
 struct cmdline_option {
 	const char *name;
 	const char *argument; /* NULL: a switch */
 	const char *group;    /* heading in --help; NULL: that of the option before */
 	const char *help;
-	bool repeatable;
-	bool empty; /* "" is a value */
+	unsigned flags; /* enum cmdline_flag */
 	/* Take the value, which stays valid; on a mistake die through cmdline_bad(). @config: its table's. */
 	void (*take)(void *config, const struct cmdline_option *option, char *value);
 };

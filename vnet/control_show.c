@@ -39,6 +39,7 @@ struct port_row {
 	char name[PORT_NAME_MAX];
 	uint32_t mtu, offloads;
 	struct port_counters counters;
+	bool has_status;
 	struct link_status status;
 };
 
@@ -58,7 +59,7 @@ static void row_read(struct port_row *row, const struct port *port)
 		.mtu = port->mtu,
 		.offloads = port->offloads,
 		.counters = port->counters,
-		.status = {.state = LINK_PLAIN},
+		.has_status = port->ops->status != NULL,
 	};
 	memcpy(row->name, port->name, sizeof(row->name));
 	if (port->ops->status)
@@ -131,7 +132,7 @@ static struct json_object *row_json(const struct port_row *row, bool counters)
 	if (counters)
 		json_add_text(o, "kind", row->kind == PORT_INTERFACE ? "interface" : "link");
 	json_add_number(o, "mtu", row->mtu);
-	if (row->kind == PORT_LINK)
+	if (row->has_status)
 		add_link(o, row);
 	json_object_object_add(o, "offloads", offloads_json(row->offloads));
 	if (counters)

@@ -103,6 +103,22 @@ void overlay_destroy(struct overlay *overlay)
 	free(overlay);
 }
 
+/* A port's kind counts when it is attached, so it is attached anew. */
+int overlay_add_tap(struct overlay *overlay, const char *name, char error[LINK_ERROR_MAX])
+{
+	char url[LINK_ERROR_MAX];
+	struct port *port;
+	int rc;
+
+	snprintf(url, sizeof(url), "tap://%.300s", name);
+	rc = links_add(overlay->links, "--tap", url, &port, error);
+	if (rc)
+		return rc;
+	core_detach(overlay->core, port);
+	port->kind = PORT_INTERFACE;
+	return core_attach(overlay->core, port);
+}
+
 struct core *overlay_core(struct overlay *overlay)
 {
 	return overlay->core;

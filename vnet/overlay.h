@@ -34,6 +34,8 @@ int overlay_create(struct loop *loop, const struct overlay_options *options, str
 		   char error[LINK_ERROR_MAX]);
 /* overlay_destroy - close all ports, the interfaces too; no thread runs the loop any more. NULL is fine. */
 void overlay_destroy(struct overlay *overlay);
+/* overlay_add_tap - attach a tap device as an interface: the host takes the part of a guest. As overlay_create(). */
+int overlay_add_tap(struct overlay *overlay, const char *name, char error[LINK_ERROR_MAX]);
 struct core *overlay_core(struct overlay *overlay);
 /* overlay_mtu - the largest guest MTU that every link carries, bytes; OVERLAY_MTU_ALONE without links. */
 uint32_t overlay_mtu(const struct overlay *overlay);

@@ -96,12 +96,12 @@ static const struct cmdline_option options[] = {
 	 .group = "Overlay",
 	 .help = "where links come in, one of the forms below (default for udp: every address, port 6081); may be "
 		 "repeated",
-	 .repeatable = true,
+	 .flags = CMDLINE_REPEATABLE,
 	 .take = take_listen},
 	{.name = "link",
 	 .argument = "URL",
 	 .help = "a peer or a network, one of the forms below; may be repeated",
-	 .repeatable = true,
+	 .flags = CMDLINE_REPEATABLE,
 	 .take = take_link},
 	{.name = "vni",
 	 .argument = "N",
@@ -111,7 +111,7 @@ static const struct cmdline_option options[] = {
 	 .argument = "ROUTE",
 	 .help = "a route: [priority N] [from PORT] [src PATTERN] [dst PATTERN] to PORT, as for 'route add' of "
 		 "weft-ctl; may be repeated",
-	 .repeatable = true,
+	 .flags = CMDLINE_REPEATABLE,
 	 .take = take_route},
 	{.name = "overlay",
 	 .argument = "FILE",
