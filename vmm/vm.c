@@ -566,7 +566,7 @@ static bool restart(struct vm *vm)
 	       atomic_compare_exchange_strong(&vm->end, &reboot, VM_RUNNING);
 }
 
-/* By the links that there are; the sidecar has not yet changed any. */
+/* By the links that there are. Before the sidecar runs, which may change them. */
 static unsigned sandbox_needs(struct vm *vm)
 {
 	const struct core *core = overlay_core(vm->overlay);
@@ -585,9 +585,10 @@ static unsigned sandbox_needs(struct vm *vm)
 
 int vm_run(struct vm *vm)
 {
+	const unsigned needs = sandbox_needs(vm);
 	int rc = sidecar_start(vm);
 
-	if (!rc && vm->config->sandbox && (rc = sandbox_enter(sandbox_needs(vm))))
+	if (!rc && vm->config->sandbox && (rc = sandbox_enter(needs)))
 		fail(rc, "--sandbox: the kernel refuses the filter: %s: --sandbox off runs without",
 		     strerror(-rc));
 	if (!rc) {
