@@ -946,3 +946,166 @@ Test(offload, what_cannot_be_joined_is_passed_on)
 	free(bytes);
 	offload_merge_destroy(merge);
 }
+
+/* --- the kernel's own ------------------------------------------------------------------------ */
+
+#define TAP_MTU	  65521 /* the largest that a tap takes */
+#define NO_KERNEL 77	/* status of a child that could not make its network */
+#define WAIT_MS	  60000
+
+struct kernel_net {
+	int in;	 /* a tap that takes offloads: what a VMM would write to */
+	int out; /* a tap that takes none */
+};
+
+static int link_ioctl(int fd, const char *name, unsigned long request, struct ifreq *ifr)
+{
+	snprintf(ifr->ifr_name, IFNAMSIZ, "%s", name);
+	return ioctl(fd, request, ifr);
+}
+
+static int link_up(int fd, const char *name)
+{
+	struct ifreq ifr = {.ifr_flags = IFF_UP};
+
+	return link_ioctl(fd, name, SIOCSIFFLAGS, &ifr);
+}
+
+/* A tap that is a port of the bridge; -1 when that cannot be. */
+static int tap_open(int sock, const char *name, short flags)
+{
+	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | flags};
+	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0 || link_ioctl(fd, name, TUNSETIFF, &ifr))
+		return -1;
+	ifr.ifr_mtu = TAP_MTU;
+	if (link_ioctl(sock, name, SIOCSIFMTU, &ifr))
+		return -1;
+	ifr.ifr_ifindex = (int)if_nametoindex(name);
+	return link_ioctl(sock, "bridge", SIOCBRADDIF, &ifr) || link_up(sock, name) ? -1 : fd;
+}
+
+/* in - bridge - out, in a network namespace that goes with this process. */
+static bool kernel_open(struct kernel_net *net)
+{
+	int header = sizeof(struct virtio_net_hdr_v1), sock;
+
+	if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
+		return false;
+	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (ioctl(sock, SIOCBRADDBR, "bridge"))
+		return false;
+	net->in = tap_open(sock, "in", IFF_VNET_HDR);
+	net->out = tap_open(sock, "out", 0);
+	return net->in >= 0 && net->out >= 0 && !ioctl(net->in, TUNSETVNETHDRSZ, &header) &&
+	       !ioctl(net->out, TUNSETOFFLOAD, 0) && !link_up(sock, "bridge");
+}
+
+/* Give the kernel a frame with its offload state. */
+static bool kernel_send(const struct kernel_net *net, const struct frame *frame)
+{
+	struct virtio_net_hdr_v1 hdr = {
+	    .flags = frame->offload.flags,
+	    .gso_type = frame->offload.gso_type,
+	    .hdr_len = frame->offload.hdr_len,
+	    .gso_size = frame->offload.gso_size,
+	    .csum_start = frame->offload.csum_start,
+	    .csum_offset = frame->offload.csum_offset,
+	};
+	struct iovec iov[66] = {{&hdr, sizeof(hdr)}};
+
+	memcpy(iov + 1, frame->iov, frame->iovcnt * sizeof(*iov));
+	return writev(net->in, iov, (int)frame->iovcnt + 1) == (ssize_t)(sizeof(hdr) + frame->len);
+}
+
+/* The next frame from the kernel that is ours, and not the bridge's own chatter. Returns its
+ * length. */
+static ssize_t kernel_receive(const struct kernel_net *net, const uint8_t eth[FRAME_HEADER],
+			      uint8_t *to)
+{
+	struct pollfd pfd = {.fd = net->out, .events = POLLIN};
+
+	while (poll(&pfd, 1, WAIT_MS) == 1) {
+		ssize_t len = read(net->out, to, FRAME_SIZE_MAX + 8);
+
+		if (len >= (ssize_t)FRAME_HEADER && !memcmp(to, eth, FRAME_HEADER - 2))
+			return len;
+	}
+	return -1;
+}
+
+/* Does the kernel make of the frame what offload_split() makes of it? */
+static bool kernel_agrees(const struct kernel_net *net, struct made *made, unsigned recipe)
+{
+	static uint8_t ours[FRAME_SIZE_MAX], theirs[FRAME_SIZE_MAX + 8];
+	struct offload_split *split = offload_split_create();
+	struct frame *pieces[FRAME_BATCH_MAX];
+	unsigned n, index = 0;
+
+	offload_split_start(split, &made->frame);
+	while ((n = offload_split_next(split, pieces, FRAME_BATCH_MAX)))
+		for (unsigned i = 0; i < n; i++, index++) {
+			ssize_t len = kernel_receive(net, made->frame.eth, theirs);
+
+			frame_flatten(pieces[i], ours);
+			if (len == (ssize_t)pieces[i]->len && !memcmp(ours, theirs, len))
+				continue;
+			fprintf(stderr, "recipe %u, piece %u: %zd bytes, not %u, or other ones\n",
+				recipe, index, len, pieces[i]->len);
+			return false;
+		}
+	offload_split_destroy(split);
+	return true;
+}
+
+/* All recipes of one protocol. Returns the child's exit status. */
+static int kernel_compare(bool udp)
+{
+	struct kernel_net net;
+
+	if (!kernel_open(&net))
+		return NO_KERNEL;
+	for (unsigned i = 0; i < RECIPES; i++) {
+		struct made *made = make(&recipes[i]);
+
+		if (recipes[i].udp == udp) {
+			if (!kernel_send(&net, &made->frame)) {
+				fprintf(stderr, "recipe %u: %s\n", i, strerror(errno));
+				return errno == EINVAL && udp ? NO_KERNEL : 1;
+			}
+			if (!kernel_agrees(&net, made, i))
+				return 1;
+		}
+		free(made);
+	}
+	return 0;
+}
+
+/* In a process of its own, whose end removes the namespace with all that is in it. */
+static void compare_with_kernel(bool udp, const char *reason)
+{
+	pid_t child = fork();
+	int status;
+
+	if (!child)
+		_exit(kernel_compare(udp));
+	cr_assert_eq(waitpid(child, &status, 0), child);
+	cr_assert(WIFEXITED(status));
+#ifdef cr_skip_test
+	if (WEXITSTATUS(status) == NO_KERNEL)
+		cr_skip_test("%s", reason);
+#endif
+	(void)reason;
+	cr_assert(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == NO_KERNEL);
+}
+
+Test(offload, the_kernel_cuts_tcp_the_same_way)
+{
+	compare_with_kernel(false, "no right, or no kernel, to make taps and a bridge");
+}
+
+Test(offload, the_kernel_cuts_udp_the_same_way)
+{
+	compare_with_kernel(true, "no taps and bridge, or a kernel without UDP segmentation there");
+}
