@@ -75,7 +75,8 @@ static void peer_close(struct port *port)
 	(void)port;
 }
 
-static const struct port_ops peer_ops = {"recorder", peer_send, peer_close};
+static const struct port_ops peer_ops = {
+    .type = "recorder", .send_batch = peer_send, .close = peer_close};
 
 static void setup_with(uint64_t features, uint16_t ring, uint32_t mtu)
 {
