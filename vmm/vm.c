@@ -300,7 +300,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.name = name,
 			.mtu = net->mtu ? net->mtu : mtu,
 			.queue_size = net->queue_size,
-			.offload = true,
+			.offload = vm->config->overlay.offload,
 		};
 		struct virtio_device *dev;
 

@@ -208,6 +208,7 @@ static struct json_object *core_json(struct overlay *overlay)
 	json_add_number(o, "cache_misses", c->cache_misses);
 	json_add_number(o, "learnt", c->learnt);
 	json_add_number(o, "moved", c->moved);
+	json_add_number(o, "held", c->held);
 	json_add_number(o, "aged", c->aged);
 	json_add_number(o, "full", c->full);
 	json_add_number(o, "answered", c->answered);

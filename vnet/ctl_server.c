@@ -171,7 +171,7 @@ static void client_answer(struct ctl_client *client, const char *error, struct j
 		json_add_text(answer, "error", error);
 	else
 		json_object_object_add(answer, "result", json_object_get(result));
-	text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN);
+	text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 	client->reply_start = 0;
 	client->reply_size = strlen(text) + 1;
 	client->reply = malloc(client->reply_size);
