@@ -52,7 +52,7 @@ int control_routes(struct overlay *overlay, const char *const *routes, char erro
 /* control_request - {"command":"overlay","line":"..."} of the control socket; for struct ctl_command.run. */
 int control_request(struct overlay *overlay, struct ctl_request *request);
 
-/* control_stats - what the word "stats" shows, added to @result: "ports" and "core". Any thread but the loop's. */
+/* control_stats - what the word "stats" shows, added to @result: "core", "ports", "endpoints". Any thread but the loop's. */
 void control_stats(struct overlay *overlay, struct json_object *result);
 
 /* route_print - a route as "route add" takes it, without these two words. */

@@ -170,16 +170,34 @@ int word_link_list(struct control_call *call)
 
 /* --- counters ------------------------------------------------------------------------------- */
 
+#define ENDPOINTS_MAX 8u
+
 struct core_visit {
-	const struct core *core;
+	struct overlay *overlay;
 	struct core_counters counters;
+	unsigned endpoint_count;
+	struct {
+		const char *type;
+		struct port_counters counters;
+	} endpoints[ENDPOINTS_MAX];
 };
+
+static void endpoint_visit(void *context, const char *scheme, const struct port_counters *counters)
+{
+	struct core_visit *visit = context;
+
+	if (visit->endpoint_count == ENDPOINTS_MAX)
+		return;
+	visit->endpoints[visit->endpoint_count].type = scheme;
+	visit->endpoints[visit->endpoint_count++].counters = *counters;
+}
 
 static void core_read(void *arg)
 {
 	struct core_visit *visit = arg;
 
-	visit->counters = *core_counters(visit->core);
+	visit->counters = *core_counters(visit->overlay->core);
+	links_counters(visit->overlay->links, endpoint_visit, visit);
 }
 
 /* {"1": n, "2": n, "4": n}: each bucket that is not empty, by the least value in it. */
@@ -197,13 +215,10 @@ static struct json_object *histogram_json(const uint64_t buckets[CORE_HISTOGRAM]
 	return o;
 }
 
-static struct json_object *core_json(struct overlay *overlay)
+static struct json_object *core_json(const struct core_counters *c)
 {
-	struct core_visit visit = {.core = overlay->core};
-	const struct core_counters *c = &visit.counters;
 	struct json_object *o = json_object_new_object();
 
-	loop_call(overlay->loop, core_read, &visit);
 	json_add_number(o, "cache_hits", c->cache_hits);
 	json_add_number(o, "cache_misses", c->cache_misses);
 	json_add_number(o, "learnt", c->learnt);
@@ -221,8 +236,20 @@ static struct json_object *core_json(struct overlay *overlay)
 
 void control_stats(struct overlay *overlay, struct json_object *result)
 {
+	struct core_visit visit = {.overlay = overlay};
+	struct json_object *endpoints = json_object_new_array();
+
+	loop_call(overlay->loop, core_read, &visit);
+	for (unsigned i = 0; i < visit.endpoint_count; i++) {
+		struct json_object *o = json_object_new_object();
+
+		json_add_text(o, "type", visit.endpoints[i].type);
+		add_counters(o, &visit.endpoints[i].counters);
+		json_object_array_add(endpoints, o);
+	}
+	json_object_object_add(result, "core", core_json(&visit.counters));
 	json_object_object_add(result, "ports", ports_json(overlay, true));
-	json_object_object_add(result, "core", core_json(overlay));
+	json_object_object_add(result, "endpoints", endpoints);
 }
 
 int word_stats(struct control_call *call)

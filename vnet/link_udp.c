@@ -874,6 +874,11 @@ static void udp_destroy(void *endpoint)
 	udp_endpoint_destroy(endpoint);
 }
 
+static const struct port_counters *udp_counters(void *endpoint)
+{
+	return udp_endpoint_counters(endpoint);
+}
+
 const struct link_type link_udp = {
     .scheme = "udp",
     .form = "udp://HOST[:PORT]",
@@ -882,4 +887,5 @@ const struct link_type link_udp = {
     .listen = udp_listen,
     .open = udp_open,
     .endpoint_destroy = udp_destroy,
+    .endpoint_counters = udp_counters,
 };

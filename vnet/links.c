@@ -388,3 +388,12 @@ void links_remove(struct links *links, struct port *port)
 	*at = link->next;
 	link_close(links, link);
 }
+
+void links_counters(const struct links *links,
+		    void (*visit)(void *context, const char *scheme, const struct port_counters *counters),
+		    void *context)
+{
+	for (size_t i = 0; i < TYPES; i++)
+		if (links->endpoints[i] && types[i]->endpoint_counters)
+			visit(context, types[i]->scheme, types[i]->endpoint_counters(links->endpoints[i]));
+}
