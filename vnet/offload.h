@@ -6,16 +6,25 @@
 #ifndef WEFT_OFFLOAD_H
 #define WEFT_OFFLOAD_H
 
+#include <linux/virtio_net.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "vnet/frame.h"
 #include "vnet/port.h"
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2, 5.1.6; younger than the headers of Linux 6.1 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
 
 /* offload_check - does the offload state fit the frame? Every frame from a guest or a peer that has one
  * passes here before core_input(): what follows relies on it. */
 bool offload_check(const struct frame *frame);
 
-/* offload_needs - the enum port_offload bits that a port must have to take the frame as it is; 0 for most. */
+/*
+ * offload_needs - the enum port_offload bits that a port must have to take the frame as it is; 0 for most, and
+ * all bits, more than any port has, for an unknown GSO type.
+ */
 uint32_t offload_needs(const struct frame *frame);
 
 /* Cutting one frame; see offload.c. Large: lives in its user, not on the stack. */
