@@ -287,7 +287,7 @@ struct capture *capture_start(struct loop *loop, struct core *core, struct port 
 	struct capture *c;
 	struct stat st;
 
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || ftruncate(fd, 0)) {
 		errno = EINVAL;
 		return NULL;
 	}

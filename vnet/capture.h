@@ -21,7 +21,7 @@ struct capture_status {
 /**
  * capture_start - begin. The loop's thread.
  * @port:  whose frames; NULL is every port attached now
- * @fd:    a regular file, empty, open for writing; closed by capture_stop()
+ * @fd:    a regular file open for writing; it is emptied, and closed by capture_stop()
  * @limit: bytes the file may have, 0 for no limit
  *
  * A frame is recorded as it is on its way inside: whole, before it is cut for the wire, so that a
