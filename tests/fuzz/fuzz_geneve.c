@@ -10,6 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	enum drop_reason reason = DROP_REASONS;
+	struct geneve_extras extras;
 	uint32_t vni;
 	uint8_t *packet;
 	size_t offset;
@@ -23,8 +24,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(packet, data + 3, size);
 
-	offset = geneve_parse(packet, size, vni, &reason);
-	if (offset) {
+	offset = geneve_parse(packet, size, vni, &extras, &reason);
+	if (offset && (extras.part || extras.control)) {
+		if (offset > size)
+			abort();
+	} else if (offset) {
 		volatile uint8_t byte;
 
 		byte = packet[offset];

@@ -20,12 +20,10 @@ struct packet {
 static struct packet *packet(const void *options, size_t options_len, size_t frame)
 {
 	static struct packet p;
-	struct geneve_header header;
 
 	memset(&p, 0, sizeof(p));
-	geneve_header_fill(&header, VNI);
-	header.version_length = (uint8_t)(options_len / GENEVE_OPTIONS_UNIT);
-	memcpy(p.bytes, &header, HEADER);
+	geneve_build(p.bytes, VNI, NULL);
+	p.bytes[0] = (uint8_t)(options_len / GENEVE_OPTIONS_UNIT);
 	if (options_len)
 		memcpy(p.bytes + HEADER, options, options_len);
 	p.len = HEADER + options_len + frame;
@@ -36,11 +34,12 @@ static struct packet *packet(const void *options, size_t options_len, size_t fra
 static enum drop_reason parse(const struct packet *p, size_t offset)
 {
 	enum drop_reason reason = DROP_REASONS;
+	struct geneve_extras extras;
 	uint8_t *copy = malloc(p->len ? p->len : 1); /* so that a sanitizer sees its end */
 	size_t found;
 
 	memcpy(copy, p->bytes, p->len);
-	found = geneve_parse(copy, p->len, VNI, &reason);
+	found = geneve_parse(copy, p->len, VNI, &extras, &reason);
 	free(copy);
 	if (reason == DROP_REASONS)
 		cr_assert_eq(found, offset);
@@ -52,11 +51,11 @@ static enum drop_reason parse(const struct packet *p, size_t offset)
 Test(geneve, header_on_the_wire)
 {
 	const uint8_t expected[HEADER] = {0, 0, 0x65, 0x58, 0x12, 0x34, 0x56, 0};
-	struct geneve_header header;
+	uint8_t header[GENEVE_HEADER_MAX];
 
-	memset(&header, 0xff, sizeof(header));
-	geneve_header_fill(&header, VNI);
-	cr_assert_arr_eq(&header, expected, HEADER);
+	memset(header, 0xff, sizeof(header));
+	cr_assert_eq(geneve_build(header, VNI, NULL), HEADER);
+	cr_assert_arr_eq(header, expected, HEADER);
 }
 
 Test(geneve, takes_its_own)
@@ -182,6 +181,7 @@ Test(geneve, noise)
 	for (unsigned round = 0; round < 20000; round++) {
 		struct packet p;
 		enum drop_reason reason = DROP_REASONS;
+		struct geneve_extras extras;
 		size_t found;
 
 		p.len = seed % 96;
@@ -194,7 +194,7 @@ Test(geneve, noise)
 		if (round & 2)
 			p.bytes[0] &= GENEVE_LENGTH_MASK & seed >> 8;
 		seed = seed * 1664525u + 1013904223u;
-		found = geneve_parse(p.bytes, p.len, VNI, &reason);
+		found = geneve_parse(p.bytes, p.len, VNI, &extras, &reason);
 		if (found)
 			cr_assert(found >= HEADER && found + FRAME_SIZE_MIN <= p.len);
 		else
