@@ -33,7 +33,7 @@
 #include <unistd.h>
 
 #include "devices/devices.h"
-#include "devices/iovec.h"
+#include "vnet/iovec.h"
 #include "devices/virtio.h"
 
 #define BLOCK_QUEUE_SIZE     128u

@@ -26,7 +26,7 @@
 #include <string.h>
 
 #include "devices/devices.h"
-#include "devices/iovec.h"
+#include "vnet/iovec.h"
 #include "devices/virtio.h"
 
 #define QUEUE_SIZE	      64u

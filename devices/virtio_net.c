@@ -38,7 +38,7 @@
 #include <string.h>
 
 #include "devices/devices.h"
-#include "devices/iovec.h"
+#include "vnet/iovec.h"
 #include "devices/virtio.h"
 #include "vnet/core.h"
 #include "vnet/port.h"

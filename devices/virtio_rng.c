@@ -12,7 +12,7 @@
 #include <sys/random.h>
 
 #include "devices/devices.h"
-#include "devices/iovec.h"
+#include "vnet/iovec.h"
 #include "devices/virtio.h"
 
 #define RNG_QUEUE_SIZE	   64u
