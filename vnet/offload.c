@@ -67,18 +67,6 @@ static uint32_t checksum_end(const struct frame_offload *offload)
 	return (uint32_t)offload->csum_start + offload->csum_offset + CSUM_SIZE;
 }
 
-/* Copy the frame's first bytes, of which the Ethernet header was copied before. Returns their
- * number. */
-static size_t header_copy(const struct frame *frame, uint8_t *header, size_t max)
-{
-	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
-	size_t len = iov_read(&at, header, max);
-
-	if (len >= FRAME_HEADER)
-		memcpy(header, frame->eth, FRAME_HEADER);
-	return len;
-}
-
 /* Are the headers those of a frame with this GSO state? */
 static bool gso_parse(const struct frame *frame, const uint8_t *header, size_t len,
 		      struct packet *packet)
@@ -104,7 +92,7 @@ static bool gso_check(const struct frame *frame)
 		return false;
 	if ((offload->gso_type & VIRTIO_NET_HDR_GSO_ECN) && kind->protocol != IPPROTO_TCP)
 		return false;
-	return gso_parse(frame, header, header_copy(frame, header, sizeof(header)), &packet);
+	return gso_parse(frame, header, packet_copy(frame, header, sizeof(header)), &packet);
 }
 
 bool offload_check(const struct frame *frame)
@@ -178,7 +166,7 @@ void offload_split_destroy(struct offload_split *split)
 void offload_split_start(struct offload_split *split, const struct frame *frame)
 {
 	const struct frame_offload *offload = &frame->offload;
-	size_t len = header_copy(frame, split->header, PACKET_HEADERS_MAX);
+	size_t len = packet_copy(frame, split->header, sizeof(split->header));
 
 	split->frame = frame;
 	split->gso = offload->gso_type != VIRTIO_NET_HDR_GSO_NONE;
