@@ -6,10 +6,16 @@
 #ifndef WEFT_OFFLOAD_H
 #define WEFT_OFFLOAD_H
 
+#include <linux/virtio_net.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "vnet/frame.h"
 #include "vnet/port.h"
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* virtio 1.2, 5.1.6; younger than the headers of Linux 6.1 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
 
 /* offload_check - does the offload state fit the frame? Every frame from a guest or a peer that has one
  * passes here before core_input(): what follows relies on it. */
