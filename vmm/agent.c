@@ -50,8 +50,8 @@
 
 #include "devices/devices.h"
 #include "guest-images/agent/agent_frames.h"
-#include "vmm/unix_socket.h"
 #include "vnet/loop.h"
+#include "vnet/unix_socket.h"
 
 #define CLIENT_QUEUE    (2 * AGENT_WINDOW)
 #define GUEST_QUEUE     (4 * AGENT_FRAME_MAX)

@@ -27,9 +27,9 @@
 
 #include "devices/serial.h"
 #include "vmm/message.h"
-#include "vmm/unix_socket.h"
 #include "vmm/vm.h"
 #include "vnet/loop.h"
+#include "vnet/unix_socket.h"
 
 #define RING_SIZE      65536u
 #define PIECE_SIZE     4096u /* at most PIPE_BUF, so that a writable pipe takes it whole */

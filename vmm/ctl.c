@@ -25,11 +25,11 @@
 #include "vmm/agent.h"
 #include "vmm/console.h"
 #include "vmm/message.h"
-#include "vmm/unix_socket.h"
 #include "vmm/vm.h"
 #include "vnet/core.h"
 #include "vnet/link_udp.h"
 #include "vnet/loop.h"
+#include "vnet/unix_socket.h"
 
 #define CTL_CLIENTS_MAX 128
 #define CTL_LINE_MAX    65536u /* bytes of a request, newline included */

@@ -13,6 +13,7 @@
 
 struct core;
 struct loop;
+struct loop_timer;
 struct seal_key;
 
 #define LINK_ERROR_MAX   400 /* room for a message, bytes */
@@ -64,9 +65,29 @@ struct link_type {
 };
 extern const struct link_type link_udp, link_eth, link_shm, link_tap, link_passt;
 
+/*
+ * What the types share. Each keeps a struct link_status in its link and shows it by port_ops.status.
+ */
+
+/* link_name - option name=, or the URL without options. 0, or -EINVAL with the message written. */
+int link_name(const struct link_spec *spec, char name[PORT_NAME_MAX], char error[LINK_ERROR_MAX]);
+/* link_attach - name the port and attach it to the core. 0, or -EINVAL, -EEXIST, -ENOSPC with the message. */
+int link_attach(const struct link_env *env, const struct link_spec *spec, struct port *port,
+		char error[LINK_ERROR_MAX]);
+/* link_switch - the value of an option that is "on" or "off", @value as it was if not given. 0 or -EINVAL. */
+int link_switch(const struct link_spec *spec, const char *name, bool *value, char error[LINK_ERROR_MAX]);
+/* link_state_set - note a change of state and when it was; @why: the error to be shown, NULL keeps the last. */
+void link_state_set(struct link_status *status, enum link_state state, const char *why);
+/* link_count_sent - count @n frames that left by the port. */
+void link_count_sent(struct port_counters *counters, struct frame *const frames[], unsigned n);
+/* link_retry - arm a timer for the next attempt to come up again; @delay_ns: this wait, 0 at first, then twice
+ * as long each time up to one second, so that a peer that is back is found within that. */
+void link_retry(struct loop *loop, struct loop_timer *timer, uint64_t *delay_ns);
+
 struct links; /* all links and endpoints of an overlay */
+/* links_create - NULL with errno set. The loop and the core outlive it; *env is copied. */
 struct links *links_create(const struct link_env *env);
-/* links_destroy - closes every link and endpoint. NULL is fine. */
+/* links_destroy - closes every link and endpoint; before core_destroy(). NULL is fine. */
 void links_destroy(struct links *links);
 /* links_listen - --listen URL. @option names it in messages. 0, -EINVAL (makes no sense), other -errno. */
 int links_listen(struct links *links, const char *option, const char *url, char error[LINK_ERROR_MAX]);

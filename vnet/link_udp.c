@@ -42,6 +42,7 @@
 
 #include "vnet/core.h"
 #include "vnet/geneve.h"
+#include "vnet/link.h"
 #include "vnet/link_udp.h"
 #include "vnet/loop.h"
 
@@ -853,3 +854,38 @@ const struct port_counters *udp_endpoint_counters(const struct udp_endpoint *ep)
 {
 	return &ep->counters;
 }
+
+/* --- by URL -------------------------------------------------------------------------------- */
+
+static int udp_listen(const struct link_env *env, const struct link_spec *spec, void **endpoint,
+		      char error[LINK_ERROR_MAX])
+{
+	return udp_endpoint_create(env->loop, env->core, *spec->target ? spec->target : NULL,
+				   env->vni, (struct udp_endpoint **)endpoint, error);
+}
+
+static int udp_open(const struct link_env *env, const struct link_spec *spec, void **endpoint,
+		    struct port **port, char error[LINK_ERROR_MAX])
+{
+	int err = 0;
+
+	if (!*endpoint)
+		err = udp_endpoint_create(env->loop, env->core, NULL, env->vni,
+					  (struct udp_endpoint **)endpoint, error);
+	return err ? err : udp_endpoint_add_peer(*endpoint, spec->target, port, error);
+}
+
+static void udp_destroy(void *endpoint)
+{
+	udp_endpoint_destroy(endpoint);
+}
+
+const struct link_type link_udp = {
+    .scheme = "udp",
+    .form = "udp://HOST[:PORT]",
+    .summary = "a peer over UDP, IPv4 or IPv6",
+    .listen_form = "udp://[ADDRESS][:PORT]",
+    .listen = udp_listen,
+    .open = udp_open,
+    .endpoint_destroy = udp_destroy,
+};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "vmm/unix_socket.h"
+#include "vnet/unix_socket.h"
 
 #include <errno.h>
 #include <signal.h>
