@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/unit/fake_path.h"
 #include "vnet/session.h"
 #include "vnet/session_message.h"
 
@@ -15,7 +16,6 @@
 #define OVERHEAD 8u
 #define PATH_MIN 548u
 #define PATH_MAX 1472u
-#define FLIGHTS	 256u
 #define PORT	 41000u
 
 struct rig;
@@ -28,50 +28,12 @@ struct end {
 	bool deaf; /* what is sent to it is lost */
 };
 
-struct flight {
-	uint64_t due;
-	unsigned to;
-	size_t len;
-	uint8_t *message;
-};
-
 struct rig {
 	struct end ends[2];
-	uint64_t now;
-	uint64_t delay; /* one way, ns */
-	uint32_t path;	/* largest UDP payload that passes; larger ones vanish */
-	uint32_t local; /* largest that the host sends; 0: no limit */
-	unsigned loss;	/* percent, of each kind */
-	unsigned duplicate;
-	unsigned reorder;
-	uint64_t seed;
-	uint32_t max; /* of the search */
-	struct flight flights[FLIGHTS];
-	unsigned flying;
+	struct fake_path path;
+	uint32_t local; /* largest that the host sends, bytes of UDP payload; 0: no limit */
+	uint32_t max;	/* of the search */
 };
-
-static unsigned chance(struct rig *rig)
-{
-	rig->seed ^= rig->seed << 13;
-	rig->seed ^= rig->seed >> 7;
-	rig->seed ^= rig->seed << 17;
-	return (unsigned)(rig->seed % 100);
-}
-
-static void fly(struct rig *rig, unsigned to, const void *message, size_t len)
-{
-	struct flight *f;
-
-	if (len + OVERHEAD > rig->path || chance(rig) < rig->loss || rig->ends[to].deaf)
-		return;
-	cr_assert_lt(rig->flying, FLIGHTS);
-	f = &rig->flights[rig->flying++];
-	f->due = rig->now + rig->delay * (chance(rig) < rig->reorder ? 4 : 1);
-	f->to = to;
-	f->len = len;
-	f->message = malloc(len);
-	memcpy(f->message, message, len);
-}
 
 static int end_send(void *context, const void *message, size_t len)
 {
@@ -83,9 +45,8 @@ static int end_send(void *context, const void *message, size_t len)
 		return -EMSGSIZE;
 	end->sent++;
 	end->sent_bytes += len;
-	fly(rig, to, message, len);
-	if (chance(rig) < rig->duplicate)
-		fly(rig, to, message, len);
+	if (!rig->ends[to].deaf)
+		fake_path_send(&rig->path, to, message, len);
 	return 0;
 }
 
@@ -123,80 +84,71 @@ static void end_kill(struct rig *rig, unsigned index)
 	rig->ends[index].session = NULL;
 }
 
+/* The largest UDP payload that passes; larger ones vanish. */
+static void path_set(struct rig *rig, uint32_t payload)
+{
+	rig->path.limit = payload - OVERHEAD;
+}
+
 static void rig_open(struct rig *rig)
 {
 	memset(rig, 0, sizeof(*rig));
-	rig->now = 1000 * S;
-	rig->delay = 1 * MS;
-	rig->path = PATH_MAX;
+	fake_path_open(&rig->path);
+	path_set(rig, PATH_MAX);
 	rig->max = PATH_MAX;
-	rig->seed = 88172645463325252ull;
 }
 
 static void rig_close(struct rig *rig)
 {
-	for (unsigned i = 0; i < rig->flying; i++)
-		free(rig->flights[i].message);
+	fake_path_close(&rig->path);
 	for (unsigned i = 0; i < 2; i++)
 		session_destroy(rig->ends[i].session);
 }
 
-/* The next thing that happens: a flight lands (its index), or an end's timer (FLIGHTS + its index).
- */
-static uint64_t rig_next(const struct rig *rig, unsigned *what)
+static void land(struct rig *rig)
 {
-	uint64_t next = UINT64_MAX;
-
-	for (unsigned i = 0; i < rig->flying; i++) {
-		if (rig->flights[i].due < next) {
-			next = rig->flights[i].due;
-			*what = i;
-		}
-	}
-	for (unsigned i = 0; i < 2; i++) {
-		const struct session *s = rig->ends[i].session;
-
-		if (s && session_next(s) < next) {
-			next = session_next(s);
-			*what = FLIGHTS + i;
-		}
-	}
-	return next;
-}
-
-static void land(struct rig *rig, unsigned index)
-{
-	struct flight f = rig->flights[index];
+	struct fake_flight f = fake_path_take(&rig->path);
 	struct session *s = rig->ends[f.to].session;
 
-	memmove(&rig->flights[index], &rig->flights[index + 1],
-		(--rig->flying - index) * sizeof(f)); /* in order */
 	if (s)
-		cr_assert(session_message(s, f.message, f.len, rig->now));
-	free(f.message);
+		cr_assert(session_message(s, f.data, f.len, rig->path.now));
+	free(f.data);
+}
+
+static void tick(struct rig *rig, unsigned index)
+{
+	struct session *s = rig->ends[index].session;
+
+	session_tick(s, rig->path.now);
+	cr_assert_gt(session_next(s), rig->path.now, "a tick that is due again at once");
+}
+
+static uint64_t end_next(const struct rig *rig, unsigned index)
+{
+	const struct session *s = rig->ends[index].session;
+
+	return s ? session_next(s) : UINT64_MAX;
 }
 
 static void run(struct rig *rig, uint64_t duration)
 {
-	uint64_t end = rig->now + duration;
+	uint64_t end = rig->path.now + duration;
 
 	for (;;) {
-		unsigned what = 0;
-		uint64_t next = rig_next(rig, &what);
+		unsigned index = end_next(rig, 1) < end_next(rig, 0);
+		uint64_t timer = end_next(rig, index), flight = fake_path_next(&rig->path);
+		uint64_t next = flight <= timer ? flight : timer;
 
 		if (next > end)
 			break;
-		if (next > rig->now)
-			rig->now = next;
-		if (what < FLIGHTS) {
-			land(rig, what);
-			continue;
-		}
-		session_tick(rig->ends[what - FLIGHTS].session, rig->now);
-		cr_assert_gt(session_next(rig->ends[what - FLIGHTS].session), rig->now,
-			     "a tick that is due again at once");
+		if (next > rig->path.now)
+			rig->path.now = next;
+		if (flight <= timer)
+			land(rig);
+		else
+			tick(rig, index);
 	}
-	rig->now = end;
+	rig->path.now = end;
 }
 
 static struct link_status status(const struct rig *rig, unsigned index)
@@ -258,8 +210,8 @@ Test(session, both_at_the_very_same_time)
 	end_start(&rig, 0, false);
 	end_start(&rig, 1, false);
 	cr_assert_eq(status(&rig, 0).state, LINK_DOWN, "no plain frames with a key");
-	session_tick(rig.ends[0].session, rig.now);
-	session_tick(rig.ends[1].session, rig.now);
+	session_tick(rig.ends[0].session, rig.path.now);
+	session_tick(rig.ends[1].session, rig.path.now);
 	run(&rig, 3 * MS);
 	cr_assert(both_up(&rig));
 	cr_assert_eq(status(&rig, 0).ups, 1);
@@ -296,7 +248,7 @@ Test(session, silence_is_noticed_and_return_too)
 	end_start(&rig, 1, true);
 	run(&rig, 100 * S);
 	rig.ends[0].deaf = rig.ends[1].deaf = true;
-	lost = rig.now;
+	lost = rig.path.now;
 	run(&rig, 3 * S - 100 * MS);
 	cr_assert(both_up(&rig), "a short silence is nothing");
 	run(&rig, 1100 * MS + 10 * MS);
@@ -372,11 +324,11 @@ Test(session, loss_duplication_and_reordering)
 			struct rig rig;
 
 			rig_open(&rig);
-			rig.seed += turn;
-			rig.loss = loss;
-			rig.duplicate = 10;
-			rig.reorder = 30;
-			rig.path = PATH_MIN + turn * 83;
+			rig.path.seed += turn;
+			rig.path.loss = loss;
+			rig.path.repeat = 10;
+			rig.path.reorder = 30;
+			path_set(&rig, PATH_MIN + turn * 83);
 			end_start(&rig, 0, true);
 			end_start(&rig, 1, true);
 			run(&rig, 15 * S);
@@ -385,10 +337,12 @@ Test(session, loss_duplication_and_reordering)
 			cr_assert(both_up(&rig));
 			cr_assert(loss == 30 || status(&rig, 0).ups == 1);
 			peers_know_each_other(&rig);
-			rig.loss = 0; /* the last check may have been misled by chance */
+			rig.path.loss = 0; /* the last check may have been misled by chance */
 			run(&rig, 60 * S);
-			cr_assert_eq(session_payload(rig.ends[0].session), rig.path);
-			cr_assert_eq(session_payload(rig.ends[1].session), rig.path);
+			cr_assert_eq(session_payload(rig.ends[0].session),
+				     rig.path.limit + OVERHEAD);
+			cr_assert_eq(session_payload(rig.ends[1].session),
+				     rig.path.limit + OVERHEAD);
 			rig_close(&rig);
 		}
 	}
@@ -400,9 +354,9 @@ Test(session, path_mtu_to_the_byte)
 
 	for (uint32_t path = PATH_MIN; path <= 9000; path += path < 1500 ? 1 : 251) {
 		rig_open(&rig);
-		rig.path = path;
+		path_set(&rig, path);
 		rig.max = 8972;
-		rig.delay = 100000;
+		rig.path.delay = 100000;
 		end_start(&rig, 0, true);
 		end_start(&rig, 1, true);
 		cr_assert_eq(session_payload(rig.ends[0].session), rig.max);
@@ -422,13 +376,13 @@ Test(session, path_mtu_takes_no_longer_than_it_must)
 	end_start(&rig, 0, true);
 	end_start(&rig, 1, true);
 	run(&rig, 20 * MS);
-	rig.path = 600;
-	session_too_big(rig.ends[0].session, 600, rig.now);
+	path_set(&rig, 600);
+	session_too_big(rig.ends[0].session, 600, rig.path.now);
 	cr_assert_eq(session_payload(rig.ends[0].session), 600);
 	rig_close(&rig);
 
 	rig_open(&rig);
-	rig.path = 1400;
+	path_set(&rig, 1400);
 	end_start(&rig, 0, true);
 	end_start(&rig, 1, true);
 	run(&rig, 4 * S);
@@ -460,19 +414,19 @@ Test(session, path_mtu_lowered_and_raised_in_flight)
 	end_start(&rig, 1, true);
 	run(&rig, 10 * S);
 	changes = rig.ends[0].changes;
-	rig.path = 1111;
-	session_too_big(rig.ends[0].session, 1200, rig.now);
+	path_set(&rig, 1111);
+	session_too_big(rig.ends[0].session, 1200, rig.path.now);
 	cr_assert_eq(session_payload(rig.ends[0].session), 1200, "at once");
 	cr_assert_eq(rig.ends[0].changes, changes + 1);
-	session_too_big(rig.ends[0].session, 1400, rig.now);
+	session_too_big(rig.ends[0].session, 1400, rig.path.now);
 	cr_assert_eq(session_payload(rig.ends[0].session), 1200);
 	run(&rig, 6 * S);
 	cr_assert_eq(session_payload(rig.ends[0].session), 1111);
 
-	rig.path = 1350;
+	path_set(&rig, 1350);
 	run(&rig, 60 * S);
 	cr_assert_eq(session_payload(rig.ends[0].session), 1350);
-	session_too_big(rig.ends[0].session, 1, rig.now);
+	session_too_big(rig.ends[0].session, 1, rig.path.now);
 	cr_assert_eq(session_payload(rig.ends[0].session), PATH_MIN,
 		     "a forged one cannot choke it");
 	run(&rig, 60 * S);
@@ -488,7 +442,7 @@ Test(session, path_mtu_black_hole)
 	end_start(&rig, 0, true);
 	end_start(&rig, 1, true);
 	run(&rig, 100 * S);
-	rig.path = 777;
+	path_set(&rig, 777);
 	run(&rig, 12 * S);
 	cr_assert_eq(session_payload(rig.ends[0].session), 777);
 	cr_assert_eq(session_payload(rig.ends[1].session), 777);
@@ -501,8 +455,8 @@ Test(session, far_away_peer)
 	struct rig rig;
 
 	rig_open(&rig);
-	rig.delay = 400 * MS;
-	rig.path = 1234;
+	rig.path.delay = 400 * MS;
+	path_set(&rig, 1234);
 	end_start(&rig, 0, true);
 	end_start(&rig, 1, true);
 	run(&rig, 300 * S);
@@ -524,7 +478,7 @@ Test(session, losses_are_told)
 	run(&rig, 2 * S);
 	cr_assert_eq(session_peer_lost(rig.ends[1].session), 4711);
 	cr_assert_eq(session_peer_lost(rig.ends[0].session), 0);
-	session_error(rig.ends[0].session, "Network is unreachable", rig.now);
+	session_error(rig.ends[0].session, "Network is unreachable", rig.path.now);
 	cr_assert_str_eq(status(&rig, 0).error, "Network is unreachable");
 	cr_assert(both_up(&rig));
 	rig_close(&rig);
@@ -558,7 +512,7 @@ Test(session, a_forgery_changes_nothing)
 	stranger_build(bytes, &m);
 	for (unsigned type = 0; type < 256; type++) {
 		bytes[5] = (uint8_t)type;
-		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.now);
+		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.path.now);
 	}
 	run(&rig, 30 * S);
 	cr_assert_eq(rig.ends[0].changes, changes);
@@ -581,12 +535,13 @@ Test(session, answers_are_few_and_short)
 	len = stranger_build(bytes, &m);
 
 	sent = rig.ends[0].sent;
-	session_message(rig.ends[0].session, bytes, len, rig.now);
+	session_message(rig.ends[0].session, bytes, len, rig.path.now);
 	cr_assert_eq(rig.ends[0].sent, sent, "its answer would be longer: it tells the port");
 
 	rig.ends[0].sent_bytes = 0;
 	for (unsigned i = 0; i < 10000; i++)
-		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.now + i * MS / 10);
+		session_message(rig.ends[0].session, bytes, sizeof(bytes),
+				rig.path.now + i * MS / 10);
 	cr_assert_geq(rig.ends[0].sent - sent, 8);
 	cr_assert_leq(rig.ends[0].sent - sent, 17, "8 at once, 8 a second");
 	cr_assert_leq(rig.ends[0].sent_bytes, (rig.ends[0].sent - sent) * sizeof(bytes));
@@ -606,7 +561,7 @@ Test(session, other_version)
 		stranger_build(bytes, &m);
 		bytes[4] = SESSION_VERSION + 1;
 		for (size_t len = 5; len < sizeof(bytes); len++)
-			cr_assert(session_message(rig.ends[0].session, bytes, len, rig.now));
+			cr_assert(session_message(rig.ends[0].session, bytes, len, rig.path.now));
 		cr_assert_eq(status(&rig, 0).state, plain ? LINK_PLAIN : LINK_DOWN);
 		cr_assert_not_null(strstr(status(&rig, 0).error, "version is 2, ours is 1"));
 		cr_assert_eq(rig.ends[0].sent, 0);
@@ -614,12 +569,12 @@ Test(session, other_version)
 		end_start(&rig, 1, plain);
 		run(&rig, 10 * S);
 		cr_assert(both_up(&rig), "after an upgrade");
-		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.now);
+		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.path.now);
 		cr_assert(both_up(&rig));
 		end_kill(&rig, 1);
 		run(&rig, 10 * S);
 		cr_assert_eq(status(&rig, 0).state, LINK_DOWN);
-		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.now);
+		session_message(rig.ends[0].session, bytes, sizeof(bytes), rig.path.now);
 		cr_assert_eq(status(&rig, 0).state, plain ? LINK_PLAIN : LINK_DOWN);
 		rig_close(&rig);
 	}
@@ -632,8 +587,8 @@ Test(session, own_messages_come_back)
 	rig_open(&rig);
 	end_start(&rig, 0, true);
 	run(&rig, 0);
-	cr_assert_eq(rig.flying, 1);
-	rig.flights[0].to = 0;
+	cr_assert_eq(rig.path.flying, 1);
+	rig.path.flights[0].to = 0;
 	run(&rig, 10 * MS);
 	cr_assert_eq(status(&rig, 0).state, LINK_PLAIN);
 	cr_assert_not_null(strstr(status(&rig, 0).error, "come back"));
@@ -664,12 +619,12 @@ Test(session, truncated)
 	m.observed = 7;
 	len = stranger_build(bytes, &m);
 	for (size_t cut = 0; cut < len; cut++)
-		cr_assert_not(exact(rig.ends[0].session, bytes, cut, rig.now));
+		cr_assert_not(exact(rig.ends[0].session, bytes, cut, rig.path.now));
 	for (size_t more = len; more <= sizeof(bytes); more++)
-		cr_assert(exact(rig.ends[0].session, bytes, more, rig.now), "padding");
+		cr_assert(exact(rig.ends[0].session, bytes, more, rig.path.now), "padding");
 	for (size_t cut = SESSION_HEADER; cut < len; cut++) { /* and the length says so */
 		bytes[7] = (uint8_t)cut;
-		cr_assert_eq(exact(rig.ends[0].session, bytes, cut, rig.now),
+		cr_assert_eq(exact(rig.ends[0].session, bytes, cut, rig.path.now),
 			     cut == 54 || cut == 60 || cut == 64, "only whole fields");
 	}
 	rig_close(&rig);
@@ -690,18 +645,18 @@ Test(session, every_byte_flipped)
 	len = stranger_build(bytes, &m);
 	for (uint64_t second = 0; second < 100; second++) {
 		run(&rig, 100 * MS);
-		for (unsigned i = 0; i < rig.flying; i++) {
-			struct flight *f = &rig.flights[i];
+		for (unsigned i = 0; i < rig.path.flying; i++) {
+			struct fake_flight *f = &rig.path.flights[i];
 			size_t at = (size_t)(second * 7 + i) % (f->len < 128 ? f->len : 128);
 
-			f->message[at] ^= 0xff;
-			exact(rig.ends[f->to].session, f->message, f->len, rig.now);
-			f->message[at] ^= 0xff;
+			f->data[at] ^= 0xff;
+			exact(rig.ends[f->to].session, f->data, f->len, rig.path.now);
+			f->data[at] ^= 0xff;
 		}
 	}
 	for (unsigned at = 0; at < len * 8; at++) {
 		bytes[at / 8] ^= (uint8_t)(1u << at % 8);
-		exact(rig.ends[0].session, bytes, len, rig.now);
+		exact(rig.ends[0].session, bytes, len, rig.path.now);
 		bytes[at / 8] ^= (uint8_t)(1u << at % 8);
 	}
 	run(&rig, 10 * S);
