@@ -130,12 +130,16 @@ uint32_t offload_needs(const struct frame *frame)
 {
 	const struct frame_offload *offload = &frame->offload;
 	uint32_t needs = needs_checksum(offload) ? PORT_CSUM : 0;
+	const struct offload_kind *kind;
 
 	if (offload->gso_type == VIRTIO_NET_HDR_GSO_NONE)
 		return needs;
+	kind = kind_of(offload);
+	if (!kind)
+		return UINT32_MAX;
 	if (offload->gso_type & VIRTIO_NET_HDR_GSO_ECN)
 		needs |= PORT_ECN;
-	return needs | kind_of(offload)->port;
+	return needs | kind->port;
 }
 
 /* --- splitting ------------------------------------------------------------------------------- */

@@ -21,7 +21,10 @@
  * passes here before core_input(): what follows relies on it. */
 bool offload_check(const struct frame *frame);
 
-/* offload_needs - the enum port_offload bits that a port must have to take the frame as it is; 0 for most. */
+/*
+ * offload_needs - the enum port_offload bits that a port must have to take the frame as it is; 0 for most, and
+ * all bits, more than any port has, for an unknown GSO type.
+ */
 uint32_t offload_needs(const struct frame *frame);
 
 /* Cutting one frame; see offload.c. Large: lives in its user, not on the stack. */
