@@ -58,6 +58,7 @@ struct udp_peer {
 	struct reassembly *reassembly; /* NULL without a session */
 	struct loop_timer timer;       /* session_next() or seal_next() */
 	uint64_t since_ns;             /* a plain peer: when it was added */
+	bool begun;                    /* the session has its ticks */
 	bool plain;                    /* never a session: encap=vxlan, plain=on */
 	/* What holds for sending now; see udp_session.c. */
 	enum link_state state;

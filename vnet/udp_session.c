@@ -182,13 +182,20 @@ void udp_peer_status(const struct port *port, struct link_status *status)
 
 /* --- messages and time --------------------------------------------------------------------- */
 
+/* With a key, the session begins when the first ones are agreed; if they are lost later it finds out itself. */
+static bool session_begun(struct udp_peer *peer)
+{
+	peer->begun = peer->begun || !peer->seal || seal_is_ready(peer->seal);
+	return peer->begun;
+}
+
 void udp_session_schedule(struct udp_peer *peer, uint64_t now_ns)
 {
 	uint64_t next = peer->seal ? seal_next(peer->seal) : UINT64_MAX;
 
 	if (!peer->session)
 		return;
-	if ((!peer->seal || seal_is_ready(peer->seal)) && session_next(peer->session) < next)
+	if (session_begun(peer) && session_next(peer->session) < next)
 		next = session_next(peer->session);
 	if (next == UINT64_MAX)
 		loop_disarm(&peer->timer);
@@ -205,7 +212,7 @@ static void timer_expired(struct loop_timer *timer)
 	session_lost(peer->session, peer->port.counters.drops[DROP_FRAGMENT]);
 	if (peer->seal)
 		seal_tick(peer->seal, now_ns);
-	if (!peer->seal || seal_is_ready(peer->seal))
+	if (session_begun(peer))
 		session_tick(peer->session, now_ns);
 	udp_session_schedule(peer, now_ns);
 }

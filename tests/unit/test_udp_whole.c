@@ -407,6 +407,77 @@ Test(udp_whole, a_flow_has_one_hash)
 	batch_free(batch);
 }
 
+/* --- the link key -------------------------------------------------------------------------- */
+
+static const struct seal_key key = {"just the bytes of a secret"}, other_key = {"and those of another"};
+
+static void sealed_pair_up(const struct seal_key *key_a, const struct seal_key *key_b)
+{
+	loop_up();
+	vm_up_with(&a, "127.0.0.1:0", true, key_a);
+	vm_up_with(&b, "127.0.0.1:0", true, key_b);
+	pair_link("127.0.0.1", "");
+}
+
+Test(udp_whole, sealed_frames_cross, .fini = net_leave)
+{
+	if (!net_enter(1500))
+		skip("no right to make a network namespace");
+	sealed_pair_up(&key, &key);
+	cr_assert_eq(a_link->mtu, 1450 - SEAL_OVERHEAD);
+	pair_meet();
+	cr_assert_eq(a_link->mtu, 1450 - SEAL_OVERHEAD);
+	send_large(40, 60, 2, 3);
+	send_large(20, 1000, 2, 3);
+	send_large(2, SUPER, 9, 3);
+	cr_assert_eq(a_link->counters.copied_bytes, 3 * (40 * 60 + 20 * 1000 + 2 * SUPER));
+	cr_assert_eq(b_link->counters.drops[DROP_KEY] + b_link->counters.drops[DROP_REPLAY], 0);
+	offload_crosses(60000);
+	cr_assert_eq(mtu_set(1300), 0);
+	send_large(2, SUPER, 3, 2);
+	pair_down();
+}
+
+/* Nothing passes between different keys, nor between a key and none. */
+static void nothing_crosses(const struct seal_key *key_a, const struct seal_key *key_b)
+{
+	struct batch *batch = batch_new(5, 100, 1);
+
+	sealed_pair_up(key_a, key_b);
+	for (unsigned i = 0; i < 20; i++) {
+		vm_send(&a, batch);
+		vm_send(&b, batch);
+		run_ms(1);
+	}
+	wait_until(a_link->counters.drops[DROP_KEY] + a_link->counters.drops[DROP_FORMAT] > 0);
+	wait_until(b_link->counters.drops[DROP_KEY] + b_link->counters.drops[DROP_FORMAT] > 0);
+	cr_assert_eq(a.frames + b.frames, 0);
+	cr_assert_neq(state_of(a_link), LINK_UP);
+	cr_assert_neq(state_of(b_link), LINK_UP);
+	pair_down();
+	batch_free(batch);
+}
+
+Test(udp_whole, keys_fail_closed_B2)
+{
+	nothing_crosses(&key, &other_key);
+	nothing_crosses(&key, NULL);
+}
+
+Test(udp_whole, nothing_plain_with_a_key)
+{
+	struct port *port;
+
+	loop_up();
+	vm_up_with(&a, "127.0.0.1:0", true, &key);
+	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:9,plain=on"), -EINVAL);
+	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:9,encap=vxlan"), -EINVAL);
+	cr_assert_not_null(strstr(error, "link key"));
+	cr_assert_eq(vm_listen(&a, "127.0.0.1:0,encap=vxlan"), -EINVAL);
+	vm_down(&a);
+	loop_down();
+}
+
 /* --- the kernel's VXLAN device ------------------------------------------------------------- */
 
 static int packet_socket(const char *device)
