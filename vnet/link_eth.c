@@ -283,7 +283,7 @@ static struct eth_peer *frame_take(struct interface *in, unsigned slot, unsigned
 	packet += sizeof(struct ether_header);
 	len = header->tp_snaplen - sizeof(struct ether_header);
 	if (header->tp_snaplen == header->tp_len)
-		offset = geneve_parse(packet, len, in->env.vni, &reason);
+		offset = geneve_parse(packet, len, in->env.vni, &(struct geneve_extras){0}, &reason);
 	if (!offset) {
 		peer->port.counters.drops[reason]++;
 		return NULL;
@@ -621,6 +621,7 @@ static struct interface *interface_find(const struct endpoint *ep, const char *n
 static int peer_add(struct interface *in, const struct link_spec *spec, const uint8_t mac[ETH_ALEN],
 		    struct port **port, char error[LINK_ERROR_MAX])
 {
+	uint8_t geneve[GENEVE_HEADER_MAX];
 	struct eth_peer *peer = peer_find(in, mac);
 	unsigned bucket = mac_bucket(mac);
 	int err;
@@ -640,7 +641,8 @@ static int peer_add(struct interface *in, const struct link_spec *spec, const ui
 	memcpy(peer->mac, mac, ETH_ALEN);
 	memcpy(peer->outer.ethernet.ether_dhost, mac, ETH_ALEN);
 	peer->outer.ethernet.ether_type = htons(GENEVE_ETHERNET);
-	geneve_header_fill(&peer->outer.geneve, in->env.vni);
+	geneve_build(geneve, in->env.vni, NULL);
+	memcpy(&peer->outer.geneve, geneve, sizeof(peer->outer.geneve));
 	err = link_attach(&in->env, spec, &peer->port, error);
 	if (err) {
 		free(peer);
