@@ -105,7 +105,8 @@ struct udp_endpoint {
 	int family;	 /* of the socket: AF_INET6 (IPv4 too if bound to any address) or AF_INET */
 	int peer_family; /* what peers may be: AF_UNSPEC is both */
 	struct address local;
-	struct geneve_header header;
+	uint8_t header[GENEVE_HEADER_MAX];
+	size_t header_size;
 	uint32_t vni;
 	struct loop_watch watch;
 	struct peer *peers[PEER_BUCKETS];
@@ -301,7 +302,7 @@ static bool send_add(struct peer *peer, const struct frame *frame)
 	}
 	if (tx->segments_used + frame->iovcnt + 1 > SEND_SEGMENTS)
 		return false;
-	segments[0] = (struct iovec){.iov_base = &ep->header, .iov_len = sizeof(ep->header)};
+	segments[0] = (struct iovec){.iov_base = ep->header, .iov_len = ep->header_size};
 	memcpy(segments + 1, frame->iov, frame->iovcnt * sizeof(*segments));
 	tx->segments_used += frame->iovcnt + 1;
 	tx->frames[tx->count] = frame;
@@ -410,10 +411,15 @@ static bool frame_take(struct udp_endpoint *ep, struct peer *peer, unsigned i)
 	struct iovec *payload = &ep->rx.payloads[i];
 	struct frame *frame = &ep->rx.frames[i];
 	enum drop_reason reason = DROP_OVERSIZE;
+	struct geneve_extras extras = {0};
 	size_t offset = 0;
 
 	if (!(message->msg_hdr.msg_flags & MSG_TRUNC))
-		offset = geneve_parse(data, message->msg_len, ep->vni, &reason);
+		offset = geneve_parse(data, message->msg_len, ep->vni, &extras, &reason);
+	if (extras.control || extras.part || extras.offload.flags || extras.offload.gso_type) {
+		offset = 0;
+		reason = DROP_OPTION;
+	}
 	if (!offset) {
 		peer->port.counters.drops[reason]++;
 		return false;
@@ -794,7 +800,7 @@ int udp_endpoint_create(struct loop *loop, struct core *core, const char *listen
 		return request_fail(&req, -ENOMEM, "out of memory");
 	ep->core = core;
 	ep->vni = vni;
-	geneve_header_fill(&ep->header, vni);
+	ep->header_size = geneve_build(ep->header, vni, NULL);
 	ep->watch.ready = udp_ready;
 	ep->watch.context = ep;
 	err = endpoint_listen(ep, &req);

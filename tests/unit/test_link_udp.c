@@ -556,11 +556,8 @@ static uint8_t datagram[FRAME_ROOM];
 /* Send a good packet with byte @at changed to @value, cut to @len bytes. */
 static void stranger_send(unsigned at, uint8_t value, size_t len)
 {
-	struct geneve_header header;
-
 	memset(datagram, 0, sizeof(datagram));
-	geneve_header_fill(&header, VNI);
-	memcpy(datagram, &header, sizeof(header));
+	geneve_build(datagram, VNI, NULL);
 	datagram[at] = value;
 	cr_assert_eq(send(stranger, datagram, len, 0), (ssize_t)len);
 }
