@@ -269,6 +269,7 @@ static struct eth_peer *frame_take(struct interface *in, unsigned slot, unsigned
 	enum drop_reason reason = DROP_OVERSIZE;
 	struct frame *frame = &in->rx.frames[i];
 	struct eth_peer *peer;
+	struct geneve_extras extras;
 	size_t offset = 0, len;
 
 	if (header->tp_snaplen < sizeof(struct ether_header)) {
@@ -283,7 +284,11 @@ static struct eth_peer *frame_take(struct interface *in, unsigned slot, unsigned
 	packet += sizeof(struct ether_header);
 	len = header->tp_snaplen - sizeof(struct ether_header);
 	if (header->tp_snaplen == header->tp_len)
-		offset = geneve_parse(packet, len, in->env.vni, &reason);
+		offset = geneve_parse(packet, len, in->env.vni, &extras, &reason);
+	if (offset && (extras.control || extras.part || extras.offload.flags || extras.offload.gso_type)) {
+		reason = DROP_OPTION; /* never agreed on such a link */
+		offset = 0;
+	}
 	if (!offset) {
 		peer->port.counters.drops[reason]++;
 		return NULL;
@@ -293,7 +298,7 @@ static struct eth_peer *frame_take(struct interface *in, unsigned slot, unsigned
 	    .iov = &in->rx.payloads[i],
 	    .iovcnt = 1,
 	    .len = (uint32_t)(len - offset),
-	    .hops = FRAME_HOPS_MAX,
+	    .hops = extras.hops,
 	};
 	memcpy(frame->eth, packet + offset, FRAME_HEADER);
 	return peer;
@@ -623,6 +628,7 @@ static int peer_add(struct interface *in, const struct link_spec *spec, const ui
 {
 	struct eth_peer *peer = peer_find(in, mac);
 	unsigned bucket = mac_bucket(mac);
+	uint8_t header[GENEVE_HEADER_MAX];
 	int err;
 
 	if (peer)
@@ -640,7 +646,8 @@ static int peer_add(struct interface *in, const struct link_spec *spec, const ui
 	memcpy(peer->mac, mac, ETH_ALEN);
 	memcpy(peer->outer.ethernet.ether_dhost, mac, ETH_ALEN);
 	peer->outer.ethernet.ether_type = htons(GENEVE_ETHERNET);
-	geneve_header_fill(&peer->outer.geneve, in->env.vni);
+	geneve_build(header, in->env.vni, NULL);
+	memcpy(&peer->outer.geneve, header, sizeof(peer->outer.geneve));
 	err = link_attach(&in->env, spec, &peer->port, error);
 	if (err) {
 		free(peer);
