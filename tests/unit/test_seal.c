@@ -105,7 +105,7 @@ static int content_send(struct rig *rig, unsigned from)
 
 	if (len < 0)
 		return len;
-	cr_assert_eq(len, 4 + iov[1].iov_len + SEAL_OVERHEAD);
+	cr_assert_eq((size_t)len, 4 + iov[1].iov_len + SEAL_OVERHEAD);
 	rig->last_len = (size_t)len;
 	end->sent++;
 	return end_send(end, rig->last, rig->last_len);
@@ -113,12 +113,12 @@ static int content_send(struct rig *rig, unsigned from)
 
 /* A copy that is exactly as long, so that a sanitizer sees its end. Returns the content's number or
  * -1. */
-static int open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size_t len)
+static int64_t open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size_t len)
 {
 	struct end *end = &rig->ends[to];
 	enum drop_reason reason = DROP_REASONS;
 	uint8_t *copy = malloc(len ? len : 1), *content = NULL;
-	uint32_t n = UINT32_MAX;
+	uint32_t n = 0;
 	size_t got;
 
 	memcpy(copy, datagram, len);
@@ -133,7 +133,7 @@ static int open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size
 		end->got[n % CONTENTS]++;
 	}
 	free(copy);
-	return (int)n;
+	return got ? (int64_t)n : -1;
 }
 
 static void land(struct rig *rig)
