@@ -210,7 +210,7 @@ static void pending_drop(struct seal *s)
 static struct noise_payload payload_make(const struct seal *s, uint64_t time, uint32_t index,
 					 uint32_t flags)
 {
-	struct noise_payload payload;
+	struct noise_payload payload = {0};
 
 	put64(payload.time, time);
 	put64(payload.id, s->id);

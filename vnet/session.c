@@ -65,30 +65,31 @@
 struct session {
 	struct session_ops ops;
 	void *context;
-	struct session_self self;
-	uint32_t overhead;
-	bool plain_ok;
 	uint8_t *message; /* room for the longest probe */
 	uint64_t id;
+	struct session_self self;
+	uint32_t overhead;
 
 	struct link_status status; /* but for path_mtu */
-	bool answered;		   /* the peer has answered at least once */
-	unsigned depth;		   /* calls under way: ops.send may call back */
-	bool changed;		   /* ops.changed is to be called when they end */
-	uint64_t hello_ns;	   /* the next HELLO */
-	uint64_t waiting_ns;	   /* the first HELLO since the last answer; 0: none */
-	uint32_t sequence;	   /* of the last HELLO */
-	uint64_t lost;
-	uint16_t observed; /* the peer's port, for it to know */
 	struct path_search path;
+	uint64_t hello_ns;   /* the next HELLO */
+	uint64_t waiting_ns; /* the first HELLO since the last answer; 0: none */
+	uint64_t lost;
 	uint64_t peer_bucket_ns, other_bucket_ns;
 
 	/* The peer: zeros while it is not up, but for the former id. */
 	uint64_t peer_id;
 	uint64_t peer_former; /* before its last restart: there may be messages late on the way */
-	struct session_self peer;
 	uint64_t peer_lost;
+	struct session_self peer;
 	uint16_t our_port; /* as it sees it */
+
+	uint16_t observed; /* the peer's port, for it to know */
+	uint32_t sequence; /* of the last HELLO */
+	unsigned depth;	   /* calls under way: ops.send may call back */
+	bool changed;	   /* ops.changed is to be called when they end */
+	bool answered;	   /* the peer has answered at least once */
+	bool plain_ok;
 };
 
 static void session_enter(struct session *s)
