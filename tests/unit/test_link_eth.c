@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -40,14 +41,20 @@ static void vms_up(void)
 	lab_vm_up(&b, loop, LAB_VNI);
 }
 
+/* Both have heard of each other. */
+static bool both_met(void *arg)
+{
+	(void)arg;
+	return lab_status(at_a).state == LINK_UP && lab_status(at_b).state == LINK_UP;
+}
+
 static void links_up(void)
 {
 	at_a = lab_link(&a, "eth://va/" MAC_B);
 	cr_assert_not_null(at_a, "%s", a.error);
 	at_b = lab_link(&b, "eth://vb/" MAC_A);
 	cr_assert_not_null(at_b, "%s", b.error);
-	cr_assert(lab_until_up(loop, at_a));
-	cr_assert(lab_until_up(loop, at_b));
+	cr_assert(lab_until(loop, both_met, NULL));
 }
 
 static void down(void)
@@ -87,9 +94,64 @@ Test(link_eth, frames_cross, .fini = down)
 	for (unsigned i = 0; i < 100; i++) /* the ring goes round */
 		frames_cross(60, 1000);
 	cr_assert_eq(lab_dropped(at_a) + lab_dropped(at_b), 0);
+	cr_assert_eq(lab_status(at_a).path_mtu, 1500);
+	cr_assert_gt(lab_status(at_a).rtt_ns, 0);
+}
+
+/* Longer than a packet: in parts; with offload state and hops. */
+Test(link_eth, super_frames_cross_whole, .fini = down)
+{
+	static struct lab_frame frame;
+	static const uint8_t header[] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0xea, 0x60,
+					 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 80, 0,
+					 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0};
+
+	vms_up();
+	NEED_NETNS;
+	cr_assert(veth_make(1500));
+	links_up();
+	cr_assert_eq(at_a->offloads, PORT_OFFLOADS);
+	frames_cross(1, 1493);
+	frames_cross(1, FRAME_SIZE_MAX);
+	for (unsigned i = 0; i < 30; i++)
+		frames_cross(10, 60000 + i * 53);
+	lab_frame(&frame, 0, 60014);
+	memcpy(frame.data, header, sizeof(header));
+	memcpy(frame.frame.eth, header, FRAME_HEADER);
+	frame.frame.hops = 5;
+	frame.frame.offload = (struct frame_offload){
+	    .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+	    .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+	    .hdr_len = 54,
+	    .gso_size = 1448,
+	    .csum_start = 34,
+	    .csum_offset = 16,
+	};
+	lab_send_frame(&a, &frame);
+	cr_assert(lab_until_frames(&b, 303));
+	cr_assert_eq(b.last.len, 60014);
+	cr_assert_eq(b.last.offload.gso_size, 1448);
+	cr_assert_eq(b.last.offload.csum_start, 34);
+	cr_assert_arr_eq(b.data, frame.data, 60014);
+	cr_assert_eq(at_a->counters.out_frames, 303);
+	cr_assert_eq(lab_dropped(at_a) + lab_dropped(at_b), 0);
+}
+
+/* Nobody answers: plain frames go out, long ones do not. */
+Test(link_eth, plain_until_the_peer_answers, .fini = down)
+{
+	vms_up();
+	NEED_NETNS;
+	cr_assert(veth_make(1500));
+	at_a = lab_link(&a, "eth://va/" MAC_B);
+	cr_assert_not_null(at_a, "%s", a.error);
+	cr_assert_eq(lab_status(at_a).state, LINK_PLAIN);
+	cr_assert_eq(at_a->offloads, 0);
+	cr_assert_eq(at_a->mtu, 1500 - 8 - 14);
+	lab_send(&a, 1, 1492);
+	cr_assert_eq(at_a->counters.out_frames, 1);
 	lab_send(&a, 2, 1493);
 	cr_assert_eq(at_a->counters.drops[DROP_OVERSIZE], 2);
-	cr_assert_eq(lab_status(at_a).state, LINK_PLAIN);
 }
 
 Test(link_eth, long_frames_cross, .fini = down)
@@ -168,7 +230,7 @@ Test(link_eth, interface_recovers, .fini = down)
 		lab_send(&a, 1, 100);
 		cr_assert_eq(at_a->counters.drops[DROP_DOWN], i + 1);
 		cr_assert(lab_shell("ip link set va mtu %u up", 1400 - i));
-		cr_assert(lab_until_up(loop, at_a));
+		cr_assert(lab_until(loop, both_met, NULL));
 		cr_assert_eq(at_a->mtu, 1400 - i - 22);
 		frames_cross(3, 500);
 	}
@@ -179,9 +241,9 @@ Test(link_eth, interface_recovers, .fini = down)
 		cr_assert(veth_make(1500));
 		cr_assert(lab_until_up(loop, at_a));
 		cr_assert(lab_until_up(loop, at_b));
+		cr_assert(lab_until(loop, both_met, NULL));
 		frames_cross(3, 500);
 	}
-	cr_assert_eq(lab_status(at_a).ups, 7);
 }
 
 /* Down when the link is made. */
@@ -223,8 +285,10 @@ static struct packet packet_make(void)
 {
 	struct packet p = {
 	    .ethernet = {{2, 0, 0, 0, 0xa, 1}, {2, 0, 0, 0, 0xb, 1}, htons(GENEVE_ETHERNET)}};
+	uint8_t header[GENEVE_HEADER_MAX];
 
-	geneve_header_fill(&p.geneve, LAB_VNI);
+	geneve_build(header, LAB_VNI, NULL);
+	memcpy(&p.geneve, header, sizeof(p.geneve));
 	memset(p.frame, 2, sizeof(p.frame));
 	return p;
 }
@@ -251,7 +315,12 @@ Test(link_eth, nonsense_is_dropped, .fini = down)
 	p = packet_make();
 	p.geneve.protocol[0] = 8; /* no Ethernet inside */
 	raw_send("vb", &p, sizeof(p));
-	cr_assert(lab_until_drop(loop, at_a, DROP_FORMAT, 6));
+	p = packet_make();
+	p.geneve.flags = GENEVE_CONTROL; /* a session's message that is none */
+	p.geneve.protocol[0] = GENEVE_SESSION >> 8;
+	p.geneve.protocol[1] = GENEVE_SESSION & 0xff;
+	raw_send("vb", &p, sizeof(p));
+	cr_assert(lab_until_drop(loop, at_a, DROP_FORMAT, 7));
 	p = packet_make();
 	raw_send("vb", &p, 22 + 13);
 	cr_assert(lab_until_drop(loop, at_a, DROP_RUNT, 1));
@@ -276,6 +345,6 @@ Test(link_eth, nonsense_is_dropped, .fini = down)
 	raw_send("vb", &p, sizeof(p)); /* a good one: all before it has been seen */
 	cr_assert(lab_until_frames(&a, 1));
 	cr_assert_eq(at_a->counters.in_frames, 1);
-	cr_assert_eq(lab_dropped(at_a), 8);
+	cr_assert_eq(lab_dropped(at_a), 9);
 	close(raw);
 }
