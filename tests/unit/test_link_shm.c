@@ -584,9 +584,9 @@ static void rogue_publish(struct rogue *r, uint32_t head)
 }
 
 /* Is a disconnected by what the rogue does to an honest start? */
-static void rogue_expect_end(struct rogue *r, const char *why)
+static void rogue_expect_end(struct rogue *r)
 {
-	cr_assert(lab_until_down(loop, r->port), "%s", why);
+	cr_assert(lab_until_down(loop, r->port));
 	expect_close(r->fd);
 	munmap(r->memory, SHM_FILE_SIZE);
 }
@@ -606,7 +606,7 @@ Test(link_shm, bad_records_end_the_link, .init = up, .fini = down)
 		r.record.len = lengths[i];
 		memcpy(r.data + 128, &r.record, sizeof(r.record));
 		rogue_publish(&r, 256);
-		rogue_expect_end(&r, "length");
+		rogue_expect_end(&r);
 		cr_assert_eq(a.frames, i + 1); /* the good one in front of it */
 		cr_assert_eq(r.port->counters.drops[DROP_FORMAT], before + 1);
 	}
@@ -622,7 +622,7 @@ Test(link_shm, bad_heads_end_the_link, .init = up, .fini = down)
 		struct rogue r = rogue_up();
 
 		rogue_publish(&r, heads[i]);
-		rogue_expect_end(&r, "head");
+		rogue_expect_end(&r);
 	}
 	cr_assert_eq(a.frames, 0);
 	expect_service();
@@ -639,7 +639,7 @@ Test(link_shm, head_that_shrinks_ends_the_link, .init = up, .fini = down)
 	rogue_publish(&r, 128);
 	cr_assert(lab_until_frames(&a, 1));
 	rogue_publish(&r, 112);
-	rogue_expect_end(&r, "head");
+	rogue_expect_end(&r);
 	expect_service();
 }
 
@@ -653,7 +653,7 @@ Test(link_shm, bad_tails_end_the_link, .init = up, .fini = down)
 
 		atomic_store(&r.in->tail, tails[i]);
 		lab_send(&a, 100, 60000); /* looks at the tail when the ring is full */
-		rogue_expect_end(&r, "tail");
+		rogue_expect_end(&r);
 	}
 	expect_service();
 }
