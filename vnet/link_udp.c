@@ -11,9 +11,9 @@
  * encapsulation, one is made that listens at the usual port of any address.
  *
  * The table holds each peer under several addresses: the one that the user wrote (found first,
- * whoever else claims it), those with the further ports that the peer told, and its IP address
- * alone (port 0, which no datagram comes from). The last counts only for a peer that never said
- * hello and is alone at that address; anybody else has to come from where it should.
+ * whoever else claims it), those with the further ports that the peer sends from, and its IP
+ * address alone (port 0, which no datagram comes from). The last counts only for a peer that is not
+ * up and is alone at that address; of one that is up it is known where it sends from.
  */
 #include <errno.h>
 #include <poll.h>
@@ -75,7 +75,7 @@ static struct udp_peer *peer_alone(const struct udp_endpoint *ep, struct udp_add
 
 	ip.port = 0;
 	found = entry_find(ep, &ip);
-	if (!found || found->peer->met)
+	if (!found || found->peer->state == LINK_UP)
 		return NULL;
 	for (other = found->next; other; other = other->next)
 		if (udp_address_equal(&other->address, &ip))
@@ -90,12 +90,19 @@ struct udp_peer *udp_peer_find(const struct udp_endpoint *ep, const struct udp_a
 	return entry ? entry->peer : peer_alone(ep, *from);
 }
 
-void udp_peer_ports(struct udp_peer *peer, const uint16_t ports[SESSION_PORTS_MAX])
+static void others_forget(struct udp_peer *peer)
 {
 	while (peer->other_count)
 		entry_remove(&peer->others[--peer->other_count]);
+}
+
+void udp_peer_ports(struct udp_peer *peer, const uint16_t ports[SESSION_PORTS_MAX])
+{
+	others_forget(peer);
 	for (unsigned i = 0; i < SESSION_PORTS_MAX && ports[i]; i++)
 		entry_add(peer, &peer->others[peer->other_count++], htons(ports[i]), false);
+	if (peer->heard && htons(peer->heard) != peer->address.port)
+		entry_add(peer, &peer->others[peer->other_count++], htons(peer->heard), false);
 }
 
 /* --- peers --------------------------------------------------------------------------------- */
@@ -110,14 +117,13 @@ static void peer_add(struct udp_peer *peer)
 
 static void udp_close(struct port *port)
 {
-	static const uint16_t none[SESSION_PORTS_MAX];
 	struct udp_peer *peer = udp_peer_of(port);
 	struct udp_peer **at = &peer->endpoint->peers;
 
 	while (*at != peer)
 		at = &(*at)->next;
 	*at = peer->next;
-	udp_peer_ports(peer, none);
+	others_forget(peer);
 	entry_remove(&peer->listening);
 	entry_remove(&peer->anywhere);
 	udp_session_end(peer);

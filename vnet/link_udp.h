@@ -15,8 +15,8 @@
  * sockets at once; encap=vxlan implies it.
  *
  * Datagrams are taken from a peer's address and port, and from the further source ports that it
- * told. A peer that never said hello may send from any port, if no other peer has the same IP
- * address: kernels choose the source port by the flow.
+ * told. A peer that is not up may send from any port, if no other peer has the same IP address:
+ * kernels choose the source port by the flow, and a NAT may put in another one.
  *
  * port->mtu is what is carried without cutting (udp_session.c says from where); larger frames, up
  * to FRAME_SIZE_MAX, cross in parts while a weft peer is up, and are dropped as oversize otherwise.

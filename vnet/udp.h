@@ -52,8 +52,10 @@ struct udp_peer {
 	struct udp_peer *next; /* of the endpoint's */
 	struct udp_address address;
 	union socket_address to;
-	struct udp_entry listening, anywhere, others[SESSION_PORTS_MAX];
+	struct udp_entry listening, anywhere;
+	struct udp_entry others[SESSION_PORTS_MAX + 1];
 	unsigned other_count;
+	uint16_t heard;		       /* the port its last session message came from, host order */
 	struct session *session;       /* NULL: a plain peer, now and for ever */
 	struct seal *seal;	       /* NULL: no key */
 	struct reassembly *reassembly; /* NULL without a session */
@@ -66,7 +68,6 @@ struct udp_peer {
 	uint64_t ups;	       /* link_status.ups when last looked at */
 	uint32_t datagram_max; /* UDP payload, bytes */
 	uint32_t frame_max;    /* the largest frame the peer takes in parts; 0: it knows no parts */
-	bool met;	       /* it has said hello once: its addresses are known */
 	bool hops;	       /* it understands the hop option */
 	bool spread;	       /* datagrams may leave by any of the endpoint's source ports */
 	bool trains;	       /* the kernel cuts trains of datagrams (UDP_SEGMENT) on this path */
@@ -134,9 +135,10 @@ void udp_session_input(struct udp_peer *peer, const void *message, size_t len, u
 		       uint64_t now_ns);
 /* udp_session_schedule - after anything was done to the session or the seal: set the timer anew. */
 void udp_session_schedule(struct udp_peer *peer, uint64_t now_ns);
-/* udp_session_too_big - the kernel refused a datagram for its length. Returns whether the path's
- * limit, and with it peer->datagram_max, is lower now: then cutting the frame anew may help. */
-bool udp_session_too_big(struct udp_peer *peer);
+/* udp_session_too_big - the kernel refused a datagram for its length, @len bytes. Returns whether
+ * the path's limit, and with it peer->datagram_max, is lower now: then cutting the frame anew may
+ * help. */
+bool udp_session_too_big(struct udp_peer *peer, uint32_t len);
 /* udp_session_overhead - bytes in front of and behind a frame without options, within the UDP
  * payload. */
 uint32_t udp_session_overhead(const struct udp_peer *peer);
@@ -147,7 +149,8 @@ void udp_peer_status(const struct port *port, struct link_status *status);
 
 /* udp_peer_find - whose datagram is it that came from @from? NULL: a stranger's. */
 struct udp_peer *udp_peer_find(const struct udp_endpoint *ep, const struct udp_address *from);
-/* udp_peer_ports - the peer sends from these ports too, 0 ends; replaces what it said before. */
+/* udp_peer_ports - the peer sends from these ports too, 0 ends, and from the one it was heard from
+ * (which a NAT may have changed); replaces what was known before. */
 void udp_peer_ports(struct udp_peer *peer, const uint16_t ports[SESSION_PORTS_MAX]);
 
 /* --- udp_pack.c --- */

@@ -54,7 +54,7 @@ static enum refusal refusal(struct udp_peer *peer, const struct udp_message *m, 
 	case EMSGSIZE:
 	case EINVAL: /* older kernels say so of a train's segment that is too long */
 	case EIO:    /* the device cannot fill in checksums */
-		if (err != EIO && udp_session_too_big(peer))
+		if (err != EIO && udp_session_too_big(peer, m->segment))
 			return REPACK;
 		if (m->datagrams > 1) {
 			peer->trains = peer->trains && err == EMSGSIZE;

@@ -118,7 +118,6 @@ static void loss_watch(struct udp_peer *peer, uint64_t now_ns)
 
 static void came_up(struct udp_peer *peer)
 {
-	peer->met = true;
 	peer->trains = peer->endpoint->trains;
 	peer->loss = (struct udp_loss){0};
 	loss_window_begin(peer, session_peer_lost(peer->session), udp_now_ns());
@@ -153,12 +152,15 @@ static void peer_refresh(void *context)
 	offloads_set(peer);
 }
 
-bool udp_session_too_big(struct udp_peer *peer)
+bool udp_session_too_big(struct udp_peer *peer, uint32_t len)
 {
-	uint32_t payload = udp_path_payload(peer->endpoint, &peer->address, NULL);
-	uint32_t before = peer->datagram_max;
+	uint32_t known = peer->port.mtu + FRAME_HEADER + udp_session_overhead(peer);
+	uint32_t before = peer->datagram_max, payload;
 	uint64_t now_ns = udp_now_ns();
 
+	if (len > known) /* no news */
+		return false;
+	payload = udp_path_payload(peer->endpoint, &peer->address, NULL);
 	if (!peer->session) {
 		peer->port.mtu = guest_mtu(peer, payload);
 		return false;
@@ -232,6 +234,7 @@ void udp_session_input(struct udp_peer *peer, const void *message, size_t len, u
 		peer->port.counters.drops[DROP_FORMAT]++;
 		return;
 	}
+	peer->heard = from;
 	session_observe(peer->session, from);
 	if (!session_message(peer->session, message, len, now_ns))
 		peer->port.counters.drops[DROP_FORMAT]++;

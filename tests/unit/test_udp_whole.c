@@ -429,6 +429,61 @@ Test(udp_whole, a_flow_has_one_hash)
 	batch_free(batch);
 }
 
+/* A NAT between them: three sockets that pass on what comes. a sends to nat[0], b gets it from
+ * nat[1] and answers there, and a gets that from nat[2]. */
+static int nat[3];
+
+static unsigned nat_open(unsigned i)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(sa);
+
+	nat[i] = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	cr_assert_eq(bind(nat[i], (struct sockaddr *)&sa, size), 0);
+	cr_assert_eq(getsockname(nat[i], (struct sockaddr *)&sa, &size), 0);
+	return ntohs(sa.sin_port);
+}
+
+static void nat_pass(int from, int to, unsigned port)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	static uint8_t data[65536];
+	ssize_t n;
+
+	sa.sin_port = htons((uint16_t)port);
+	while ((n = recv(from, data, sizeof(data), 0)) > 0)
+		(void)!sendto(to, data, (size_t)n, 0, (struct sockaddr *)&sa, sizeof(sa));
+}
+
+static bool nat_pump(void)
+{
+	nat_pass(nat[0], nat[1], vm_port(&b));
+	nat_pass(nat[1], nat[2], vm_port(&a));
+	return true;
+}
+
+Test(udp_whole, through_a_nat)
+{
+	struct batch *batch = batch_new(10, 300, 1);
+
+	loop_up();
+	vm_up(&a, "127.0.0.1:0,spread=4");
+	vm_up(&b, "127.0.0.1:0,spread=4");
+	a_link = vm_link(&a, "127.0.0.1", nat_open(0), "");
+	b_link = vm_link(&b, "127.0.0.1", nat_open(1), "");
+	nat_open(2);
+	wait_until(nat_pump() && state_of(a_link) == LINK_UP && state_of(b_link) == LINK_UP);
+	fault.calls = 0;
+	vm_send(&a, batch);
+	vm_send(&b, batch);
+	cr_assert_eq(fault.calls, 2); /* no other source ports: they would not arrive as they are */
+	wait_until(nat_pump() && a.frames == 10 && b.frames == 10);
+	pair_down();
+	for (unsigned i = 0; i < 3; i++)
+		close(nat[i]);
+	batch_free(batch);
+}
+
 /* --- the link key -------------------------------------------------------------------------- */
 
 static const struct seal_key key = {"just the bytes of a secret"},
