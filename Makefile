@@ -23,7 +23,7 @@ CFLAGS   := $(OPT) -std=c17 -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-
             -fno-strict-aliasing -fstack-protector-strong -D_FORTIFY_SOURCE=2
 CPPFLAGS := -D_GNU_SOURCE -I. -I$(B) -DWEFT_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS  := -Wl,-z,relro,-z,now
-LDLIBS   := -luring -linih -ljson-c -lsodium -lseccomp -lz -llzma -lzstd -llz4
+LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4
 
 ifeq ($(SAN),address)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=address,undefined -fno-omit-frame-pointer
@@ -42,7 +42,8 @@ CPPFLAGS += -DWEFT_STATIC -isystem $(MUSL)/include
 CFLAGS   := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -Os -fno-pie
 LDFLAGS  += -static -no-pie -s -L$(MUSL)/lib
 MUSL_INCLUDE := linux asm-generic video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
-                sodium sodium.h zlib.h zconf.h lzma lzma.h zstd.h zstd_errors.h lz4.h
+                sodium sodium.h \
+                zlib.h zconf.h lzma lzma.h zstd.h zstd_errors.h lz4.h
 $(MUSL):
 	@mkdir -p $@/include $@/lib && ln -sfn /usr/include/x86_64-linux-gnu/asm $@/include/asm
 	@for h in $(MUSL_INCLUDE); do ln -sfn /usr/include/$$h $@/include/$$h; done
@@ -95,6 +96,11 @@ $(B)/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libweft.a
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(if $(filter thread,$(SAN)),,-lcriterion)
 
 unit: $(UNIT)
+
+# Small measurements of one mechanism.
+$(B)/bench/%: $(B)/tests/bench/%.o $(B)/libvnet.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c devices/*.c) $(VMM_SRC) build/dsdt.hex
 	$(call say,FUZZ,$@)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A position in a list of segments. Requests may be cut into descriptors at any byte (virtio 1.2,
- * 2.7.4.1), so that devices take headers and data from here and never by looking at a segment.
+ * A position in a list of segments. A guest may cut requests and frames into descriptors at any
+ * byte (virtio 1.2, 2.7.4.1), and links cut them again: headers and data are taken from here and
+ * never by looking at a segment.
  */
 #ifndef WEFT_IOVEC_H
 #define WEFT_IOVEC_H
@@ -93,6 +94,29 @@ static inline size_t iov_skip(struct iov_cursor *at, size_t len)
 		done += n;
 	}
 	return done;
+}
+
+/*
+ * iov_slice - the next @len bytes as pieces, not copied; the cursor moves. Returns how many of
+ * @pieces they are, or 0 if they are more than @max or there are fewer bytes than @len.
+ */
+static inline unsigned iov_slice(struct iov_cursor *from, size_t len, struct iovec *pieces,
+				 unsigned max)
+{
+	unsigned count = 0;
+
+	while (len) {
+		struct iovec piece = iov_piece(from);
+
+		if (!piece.iov_len || count == max)
+			return 0;
+		if (piece.iov_len > len)
+			piece.iov_len = len;
+		from->offset += piece.iov_len;
+		len -= piece.iov_len;
+		pieces[count++] = piece;
+	}
+	return count;
 }
 
 #endif

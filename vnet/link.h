@@ -62,8 +62,8 @@ struct link_type {
 		    char error[LINK_ERROR_MAX]);
 	/* Release an endpoint whose links are closed. */
 	void (*endpoint_destroy)(void *endpoint);
-	/* What an endpoint counted that belongs to no link of its; may be NULL. */
-	const struct port_counters *(*endpoint_counters)(void *endpoint);
+	/* Add to @sum what an endpoint counted that belongs to no link of its; may be NULL. */
+	void (*endpoint_counters)(void *endpoint, struct port_counters *sum);
 };
 extern const struct link_type link_udp, link_eth, link_shm, link_tap, link_passt;
 

@@ -393,7 +393,12 @@ void links_counters(const struct links *links,
 		    void (*visit)(void *context, const char *scheme, const struct port_counters *counters),
 		    void *context)
 {
-	for (size_t i = 0; i < TYPES; i++)
-		if (links->endpoints[i] && types[i]->endpoint_counters)
-			visit(context, types[i]->scheme, types[i]->endpoint_counters(links->endpoints[i]));
+	for (size_t i = 0; i < TYPES; i++) {
+		struct port_counters sum = {0};
+
+		if (!links->endpoints[i] || !types[i]->endpoint_counters)
+			continue;
+		types[i]->endpoint_counters(links->endpoints[i], &sum);
+		visit(context, types[i]->scheme, &sum);
+	}
 }

@@ -26,6 +26,7 @@ struct tsan_test {
 };
 
 static struct tsan_test *tsan_tests;
+static const char *tsan_skipped; /* why, if the test that runs was skipped */
 
 #define Test(suite_, name_, ...)                                                                   \
 	static void suite_##_##name_##_run(void);                                                  \
@@ -67,6 +68,13 @@ static struct tsan_test *tsan_tests;
 #define cr_expect_neq(a, b, ...)           cr_assert_neq(a, b)
 #define cr_expect_str_eq(a, b, ...)        cr_assert_str_eq(a, b)
 
+/* In a test itself only, not in a function that it calls. */
+#define cr_skip_test(reason)                                                                       \
+	do {                                                                                       \
+		tsan_skipped = (reason);                                                           \
+		return;                                                                            \
+	} while (0)
+
 static void tsan_run(const struct tsan_test *test)
 {
 	alarm((unsigned)test->timeout); /* 0: none */
@@ -76,7 +84,9 @@ static void tsan_run(const struct tsan_test *test)
 	if (test->fini)
 		test->fini();
 	alarm(0);
-	printf("ok - %s::%s\n", test->suite, test->name);
+	printf("ok - %s::%s%s%s\n", test->suite, test->name, tsan_skipped ? " # SKIP " : "",
+	       tsan_skipped ? tsan_skipped : "");
+	tsan_skipped = NULL;
 	fflush(stdout);
 }
 
