@@ -126,7 +126,7 @@ class Overlay(Page):
         self.assertEqual(mtu, {1450})
 
     def frames_in(self):
-        return sum(port["in"]["frames"] for n in self.hosts for port in self.words(n, "stats")["ports"])
+        return sum(port["in_frames"] for n in self.hosts for port in self.words(n, "stats")["ports"])
 
     def drops(self, reason):
         return sum(port["drops"].get(reason, 0) for n in self.hosts for port in self.words(n, "stats")["ports"])
@@ -195,9 +195,9 @@ class Overlay(Page):
     def test_routes(self):
         """Every frame to guest 2 goes to the mirror too."""
         self.run_page("routes")
-        before = self.port(1, "mirror")["out"]["frames"]
+        before = self.port(1, "mirror")["out_frames"]
         self.in_guest(1, "ping", "-c", "5", "192.168.7.2")
-        self.assertGreaterEqual(self.port(1, "mirror")["out"]["frames"] - before, 5)
+        self.assertGreaterEqual(self.port(1, "mirror")["out_frames"] - before, 5)
 
     def test_key(self):
         self.run_page("key")
