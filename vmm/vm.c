@@ -326,6 +326,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.name = name,
 			.mtu = net->mtu ? net->mtu : mtu,
 			.queue_size = net->queue_size,
+			.offload = true,
 		};
 		struct virtio_device *dev;
 
