@@ -4,7 +4,7 @@
  *
  * core_input() finds for each frame the ports it goes to and then visits each port of the union
  * once, with all frames meant for it, in order: a port gets one send_batch() a batch, or more if
- * frames have to be cut for it.
+ * frames are cut for it and the pieces are more than a batch.
  *
  * Where a flow (ingress, source, destination) goes is decided by decide(), from routes, learnt
  * addresses or split horizon, and kept in the flow cache. Everything that may change a decision
@@ -473,40 +473,26 @@ static void port_emit(struct core *core, struct port *port, struct frame *const 
 	port->ops->send_batch(port, frames, n);
 }
 
-/* Cut a frame for a port that cannot take it as it is. */
-static void port_split(struct core *core, struct port *port, const struct frame *frame)
-{
-	struct offload_split *split = core->worker.split;
-	struct frame *pieces[FRAME_BATCH_MAX];
-	unsigned n;
-
-	offload_split_start(split, frame);
-	n = offload_split_next(split, pieces, FRAME_BATCH_MAX);
-	if (!n) {
-		port->counters.drops[DROP_OFFLOAD]++;
-		return;
-	}
-	core->worker.counters.split++;
-	for (; n; n = offload_split_next(split, pieces, FRAME_BATCH_MAX))
-		port_emit(core, port, pieces, n);
-}
-
-/* Send frames of which some may need what the port cannot do, in order. */
+/* Send frames of which some may need what the port cannot do: that is done here. */
 static void port_send(struct core *core, struct port *port, struct frame *const frames[],
 		      unsigned n)
 {
-	unsigned sent = 0;
+	struct offload_split *split = core->worker.split;
+	struct frame *pieces[FRAME_BATCH_MAX];
+	unsigned unfinished = 0, failed;
 
-	for (unsigned i = 0; i < n; i++) {
-		if (!(offload_needs(frames[i]) & ~port->offloads))
-			continue;
-		if (sent < i)
-			port_emit(core, port, frames + sent, i - sent);
-		port_split(core, port, frames[i]);
-		sent = i + 1;
+	for (unsigned i = 0; i < n; i++)
+		unfinished += !!(offload_needs(frames[i]) & ~port->offloads);
+	if (!unfinished) {
+		port_emit(core, port, frames, n);
+		return;
 	}
-	if (sent < n)
-		port_emit(core, port, frames + sent, n - sent);
+	offload_split_batch(split, frames, n, port->offloads);
+	while ((n = offload_split_next(split, pieces, FRAME_BATCH_MAX)))
+		port_emit(core, port, pieces, n);
+	failed = offload_split_failed(split);
+	port->counters.drops[DROP_OFFLOAD] += failed;
+	core->worker.counters.split += unfinished - failed;
 }
 
 /* Give a port its frames of the batch. */
