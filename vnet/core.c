@@ -40,6 +40,7 @@
 #include "vnet/route_table.h"
 
 #define REPLIES_MAX 16u /* answers a batch; further questions pass */
+#define CHAIN_END   0xffu
 #define SEGMENTERS  (PORT_TSO4 | PORT_TSO6 | PORT_USO)
 
 struct watch {
@@ -54,13 +55,19 @@ struct reply {
 	uint8_t bytes[NEIGHBOUR_REPLY_MAX];
 };
 
-/* A batch on its way: frame i goes to port[i], or to the ports of sets[set[i]]. */
+/*
+ * A batch on its way: frame i goes to port[i], or to the ports of sets[set[i]]. Without any sets,
+ * what goes to a port is also chained, from first[port] by next[], or else a batch to 64 ports
+ * would be searched 64 times.
+ */
 struct batch {
 	uint64_t now;
 	unsigned n, set_count, reply_count;
 	struct frame *frames[FRAME_BATCH_MAX];
 	uint16_t port[FRAME_BATCH_MAX]; /* index, or FLOW_MANY */
 	uint8_t set[FRAME_BATCH_MAX];
+	uint8_t next[FRAME_BATCH_MAX];			     /* or CHAIN_END */
+	uint8_t first[CORE_PORTS_MAX], last[CORE_PORTS_MAX]; /* of ports in any */
 	struct port_set sets[FRAME_BATCH_MAX];
 	struct port_set any; /* the union */
 	struct reply replies[REPLIES_MAX];
@@ -359,6 +366,20 @@ static bool hop_count(const struct core *core, struct port *in, struct frame *fr
 	return port_set_count(set, &first);
 }
 
+/* The next frame goes to this port alone. */
+static void batch_chain(struct batch *batch, unsigned port)
+{
+	const uint8_t i = (uint8_t)batch->n;
+
+	if (port_set_has(&batch->any, port))
+		batch->next[batch->last[port]] = i;
+	else
+		batch->first[port] = i;
+	port_set_add(&batch->any, port);
+	batch->last[port] = i;
+	batch->next[i] = CHAIN_END;
+}
+
 /* Take a frame into the batch, or drop it. */
 static void batch_add(struct core *core, struct batch *batch, const struct flow_key *key,
 		      struct port *in, struct frame *frame)
@@ -382,7 +403,7 @@ static void batch_add(struct core *core, struct batch *batch, const struct flow_
 		port_set_join(&batch->any, set);
 		batch->set[batch->n] = (uint8_t)batch->set_count++;
 	} else {
-		port_set_add(&batch->any, port);
+		batch_chain(batch, port);
 	}
 	batch->frames[batch->n] = frame;
 	batch->port[batch->n] = port;
@@ -495,25 +516,35 @@ static void port_send(struct core *core, struct port *port, struct frame *const 
 	core->worker.counters.split += unfinished - failed;
 }
 
-/* Give a port its frames of the batch. */
+/* The frames of the batch that a port is to be given. */
+static unsigned batch_collect(const struct batch *batch, unsigned port, struct frame *frames[])
+{
+	unsigned n = 0;
+
+	if (!batch->set_count) {
+		for (unsigned i = batch->first[port]; i != CHAIN_END; i = batch->next[i])
+			frames[n++] = batch->frames[i];
+		return n;
+	}
+	for (unsigned i = 0; i < batch->n; i++)
+		if (batch->port[i] == port || (batch->port[i] == FLOW_MANY &&
+					       port_set_has(&batch->sets[batch->set[i]], port)))
+			frames[n++] = batch->frames[i];
+	return n;
+}
+
 static void batch_send(struct core *core, const struct batch *batch, const struct port *in,
 		       struct port *port)
 {
 	struct frame *frames[FRAME_BATCH_MAX];
-	unsigned n = 0, joined;
+	unsigned n = batch_collect(batch, port->index, frames), joined;
 
-	for (unsigned i = 0; i < batch->n; i++)
-		if (batch->port[i] == port->index ||
-		    (batch->port[i] == FLOW_MANY &&
-		     port_set_has(&batch->sets[batch->set[i]], port->index)))
-			frames[n++] = batch->frames[i];
 	if (n > 1 && in->kind == PORT_LINK && (port->offloads & SEGMENTERS)) {
 		joined = offload_merge_batch(core->worker.merge, frames, n, port->offloads);
 		core->worker.counters.merged += n - joined;
 		n = joined;
 	}
-	if (n)
-		port_send(core, port, frames, n);
+	port_send(core, port, frames, n);
 }
 
 /* Answers go back where the questions came from. */
