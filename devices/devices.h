@@ -31,6 +31,7 @@ struct virtio_net_options {
 	uint8_t mac[FRAME_MAC_SIZE];
 	uint32_t mtu; /* bytes, 68..65535; shown to the guest by VIRTIO_NET_F_MTU */
 	uint16_t queue_size; /* entries, a power of two, 2..VIRTQUEUE_SIZE_MAX */
+	bool offload; /* offer checksum and segmentation offloads, both ways */
 };
 
 /* The NIC is an interface port; the maker attaches virtio_net_port() to the core. */

@@ -23,8 +23,11 @@
  * announcement. A command that was not negotiated, is unknown, or is of the wrong length is
  * answered by VIRTIO_NET_ERR and changes nothing.
  *
- * No offload is offered: a header that asks for one is malformed (tx_offload() is the only place
- * that judges headers), and received frames are complete.
+ * Offloads: what a header asks for becomes the frame's offload state, if the driver negotiated it
+ * (tx_offload()) and offload_check() finds that it fits the frame. What the driver takes unfinished
+ * is port.offloads, from its features or its last word on the control queue; the core does the rest
+ * before it sends a frame here. Frames to be cut may be as large as FRAME_SIZE_MAX, others keep to
+ * the MTU.
  *
  * A driver that did not negotiate CTRL_RX cannot say what it wants to hear and gets every frame.
  */
@@ -41,7 +44,15 @@
 #include "vnet/iovec.h"
 #include "devices/virtio.h"
 #include "vnet/core.h"
+#include "vnet/offload.h"
 #include "vnet/port.h"
+
+/* virtio 1.2, 5.1.3; younger than the headers of Linux 6.1 */
+#ifndef VIRTIO_NET_F_GUEST_USO4
+#define VIRTIO_NET_F_GUEST_USO4 54
+#define VIRTIO_NET_F_GUEST_USO6 55
+#define VIRTIO_NET_F_HOST_USO	56
+#endif
 
 #define NET_HEADER	sizeof(struct virtio_net_hdr_v1)
 #define NET_CONFIG_SIZE offsetof(struct virtio_net_config, speed)
@@ -92,6 +103,7 @@ struct virtio_net {
 	uint32_t frame_max;	      /* bytes */
 	uint64_t mac_default;	      /* as in config_word */
 	_Atomic uint64_t config_word; /* written by the sidecar, read by vCPU threads */
+	uint32_t tx_offloads;	      /* enum port_offload bits the driver may ask for */
 	bool promiscuous, all_multicast;
 	unsigned mac_count;
 	uint64_t macs[MAC_TABLE_MAX]; /* as in config_word */
@@ -119,16 +131,74 @@ static void net_drop(struct virtio_net *net, enum drop_reason reason)
 	net->port.counters.drops[reason]++;
 }
 
+/* --- offloads ------------------------------------------------------------------------------- */
+
+#define FEATURE(name) (1ull << VIRTIO_NET_F_##name)
+
+/* Offered with opt->offload (virtio 1.2, 5.1.3). */
+#define HOST_FEATURES                                                                              \
+	(FEATURE(CSUM) | FEATURE(HOST_TSO4) | FEATURE(HOST_TSO6) | FEATURE(HOST_ECN) |             \
+	 FEATURE(HOST_USO))
+#define GUEST_FEATURES                                                                             \
+	(FEATURE(GUEST_CSUM) | FEATURE(GUEST_TSO4) | FEATURE(GUEST_TSO6) | FEATURE(GUEST_ECN) |    \
+	 FEATURE(GUEST_USO4) | FEATURE(GUEST_USO6))
+
+/* Nothing comes without the checksum (virtio 1.2, 5.1.3.1). */
+static uint32_t offloads_sound(uint32_t offloads)
+{
+	return offloads & PORT_CSUM ? offloads : 0;
+}
+
+/* What a driver with these features may ask for. */
+static uint32_t host_offloads(uint64_t features)
+{
+	return offloads_sound((features & FEATURE(CSUM) ? PORT_CSUM : 0) |
+			      (features & FEATURE(HOST_TSO4) ? PORT_TSO4 : 0) |
+			      (features & FEATURE(HOST_TSO6) ? PORT_TSO6 : 0) |
+			      (features & FEATURE(HOST_ECN) ? PORT_ECN : 0) |
+			      (features & FEATURE(HOST_USO) ? PORT_USO : 0));
+}
+
+/* What it takes. */
+static uint32_t guest_offloads(uint64_t features)
+{
+	const uint64_t uso = FEATURE(GUEST_USO4) | FEATURE(GUEST_USO6);
+
+	return offloads_sound((features & FEATURE(GUEST_CSUM) ? PORT_CSUM : 0) |
+			      (features & FEATURE(GUEST_TSO4) ? PORT_TSO4 : 0) |
+			      (features & FEATURE(GUEST_TSO6) ? PORT_TSO6 : 0) |
+			      (features & FEATURE(GUEST_ECN) ? PORT_ECN : 0) |
+			      ((features & uso) == uso ? PORT_USO : 0));
+}
+
 /* --- transmit ------------------------------------------------------------------------------- */
 
 /*
- * What a header asks for, as the frame's offload state. Returns false when it lies: nothing was
- * negotiated that it may ask for (virtio 1.2, 5.1.6.2.1).
+ * What a header asks for, as the frame's offload state; fields of no meaning are left out. Returns
+ * false when the driver did not negotiate that (virtio 1.2, 5.1.6.2.1).
  */
-static bool tx_offload(const struct virtio_net_hdr_v1 *hdr, struct frame_offload *offload)
+static bool tx_offload(const struct virtio_net *net, const struct virtio_net_hdr_v1 *hdr,
+		       struct frame *frame)
 {
-	*offload = (struct frame_offload){0};
-	return !hdr->flags && hdr->gso_type == VIRTIO_NET_HDR_GSO_NONE;
+	struct frame_offload *offload = &frame->offload;
+
+	*offload = (struct frame_offload){.flags = hdr->flags, .gso_type = hdr->gso_type};
+	if (hdr->flags) {
+		offload->csum_start = hdr->csum_start;
+		offload->csum_offset = hdr->csum_offset;
+	}
+	if (hdr->gso_type != VIRTIO_NET_HDR_GSO_NONE) {
+		offload->hdr_len = hdr->hdr_len;
+		offload->gso_size = hdr->gso_size;
+	}
+	return !(hdr->flags & ~VIRTIO_NET_HDR_F_NEEDS_CSUM) &&
+	       !(offload_needs(frame) & ~net->tx_offloads);
+}
+
+/* Bytes a frame may have: the MTU holds for what it is cut into. */
+static uint32_t frame_limit(const struct virtio_net *net, const struct frame *frame)
+{
+	return frame->offload.gso_type == VIRTIO_NET_HDR_GSO_NONE ? net->frame_max : FRAME_SIZE_MAX;
 }
 
 /*
@@ -144,9 +214,10 @@ static enum drop_reason tx_frame(const struct virtio_net *net, struct frame *fra
 
 	if (chain->in_len || iov_read(&at, &hdr, NET_HEADER) < NET_HEADER)
 		return DROP_FORMAT;
-	if (!tx_offload(&hdr, &frame->offload))
+	if (!tx_offload(net, &hdr, frame))
 		return DROP_FORMAT;
-	if (chain->out_len - NET_HEADER > net->frame_max)
+	if (chain->out_len - NET_HEADER > frame_limit(net, frame) ||
+	    frame->offload.gso_size > net->mtu)
 		return DROP_OVERSIZE;
 	frame->len = chain->out_len - NET_HEADER;
 	if (iov_read(&at, frame->eth, FRAME_HEADER) < FRAME_HEADER)
@@ -162,7 +233,7 @@ static enum drop_reason tx_frame(const struct virtio_net *net, struct frame *fra
 	start[-1] = (struct iovec){.iov_base = frame->eth, .iov_len = FRAME_HEADER};
 	frame->iov = start - 1;
 	frame->iovcnt = at.count + 1;
-	return DROP_REASONS;
+	return offload_check(frame) ? DROP_REASONS : DROP_OFFLOAD;
 }
 
 /* Take and send one batch: virtio_queue_visit(). */
@@ -263,19 +334,37 @@ static unsigned rx_merge(struct virtio_net *net, struct iov_cursor *from, size_t
 	return n;
 }
 
+/* virtio 1.2, 5.1.6.4.1: without GUEST_CSUM the flags are 0. */
+static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const struct frame *frame)
+{
+	const struct frame_offload *offload = &frame->offload;
+
+	if (!(net->port.offloads & PORT_CSUM))
+		return (struct virtio_net_hdr_v1){.num_buffers = 1};
+	return (struct virtio_net_hdr_v1){
+	    .flags = offload->flags,
+	    .gso_type = offload->gso_type,
+	    .hdr_len = offload->hdr_len,
+	    .gso_size = offload->gso_size,
+	    .csum_start = offload->csum_start,
+	    .csum_offset = offload->csum_offset,
+	    .num_buffers = 1,
+	};
+}
+
 /* Copy a frame into the guest's buffers. Returns DROP_REASONS when it is there. */
 static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *frame)
 {
 	struct virtqueue *ring = &net->dev.queues[QUEUE_RX].ring;
 	bool mergeable = virtio_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF);
-	struct virtio_net_hdr_v1 hdr = {.num_buffers = 1};
+	struct virtio_net_hdr_v1 hdr = rx_header(net, frame);
 	struct iov_cursor from = iov_cursor(frame->iov, frame->iovcnt), to;
 	struct rx_scratch *rx = net->rx;
 	size_t left = frame->len, len;
 	struct vq_chain chain;
 	unsigned n = 1;
 
-	if (frame->len > net->frame_max)
+	if (frame->len > frame_limit(net, frame))
 		return DROP_OVERSIZE;
 	if (!rx_take(net, &chain, rx->first, NET_HEADER))
 		return DROP_RING_FULL;
@@ -307,6 +396,8 @@ static enum drop_reason rx_deliver(struct virtio_net *net, const struct frame *f
 		return DROP_RING_FULL;
 	if (!rx_wanted(net, frame))
 		return DROP_FILTER;
+	if (offload_needs(frame) & ~net->port.offloads)
+		return DROP_OFFLOAD;
 	return rx_frame(net, frame);
 }
 
@@ -427,6 +518,18 @@ static bool ctrl_announced(struct virtio_net *net, struct ctrl_data *data)
 	return true;
 }
 
+/* virtio 1.2, 5.1.6.5.6 */
+static bool ctrl_offloads(struct virtio_net *net, struct ctrl_data *data)
+{
+	uint64_t wanted;
+
+	if (!ctrl_only(data, &wanted, sizeof(wanted)) ||
+	    wanted & ~(net->dev.features & GUEST_FEATURES))
+		return false;
+	net->port.offloads = guest_offloads(wanted);
+	return true;
+}
+
 /* Every command there is, and the feature that brings it (virtio 1.2, 5.1.6.5). */
 static const struct ctrl_command {
 	struct virtio_net_ctrl_hdr hdr;
@@ -442,6 +545,9 @@ static const struct ctrl_command {
     {{VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK},
      VIRTIO_NET_F_GUEST_ANNOUNCE,
      ctrl_announced},
+    {{VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET},
+     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+     ctrl_offloads},
 };
 
 static virtio_net_ctrl_ack ctrl_run(struct virtio_net *net, const struct vq_chain *chain)
@@ -521,6 +627,10 @@ static void net_forget(struct virtio_net *net)
 
 static void net_start(struct virtio_device *dev)
 {
+	struct virtio_net *net = net_of(dev);
+
+	net->tx_offloads = host_offloads(dev->features);
+	net->port.offloads = guest_offloads(dev->features);
 	virtqueue_notify_off(&dev->queues[QUEUE_RX].ring);
 }
 
@@ -530,6 +640,7 @@ static void net_stop(struct virtio_device *dev)
 
 	loop_forget(dev->loop, &net->tx_task);
 	loop_forget(dev->loop, &net->ctrl_task);
+	net->port.offloads = 0;
 	net_forget(net);
 }
 
@@ -572,19 +683,20 @@ static bool options_possible(const struct virtio_net_options *opt)
 }
 
 static void device_init(struct virtio_device *dev, const struct device_env *env,
-			uint16_t queue_size)
+			const struct virtio_net_options *opt)
 {
 	dev->ops = &net_ops;
 	dev->mem = env->mem;
 	dev->loop = env->loop;
-	dev->features_offered = 1ull << VIRTIO_NET_F_MTU | 1ull << VIRTIO_NET_F_MAC |
-				1ull << VIRTIO_NET_F_MRG_RXBUF | 1ull << VIRTIO_NET_F_STATUS |
-				1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_CTRL_RX |
-				1ull << VIRTIO_NET_F_CTRL_MAC_ADDR |
-				1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
+	dev->features_offered = FEATURE(MTU) | FEATURE(MAC) | FEATURE(MRG_RXBUF) | FEATURE(STATUS) |
+				FEATURE(CTRL_VQ) | FEATURE(CTRL_RX) | FEATURE(CTRL_MAC_ADDR) |
+				FEATURE(GUEST_ANNOUNCE);
+	if (opt->offload)
+		dev->features_offered |=
+		    HOST_FEATURES | GUEST_FEATURES | FEATURE(CTRL_GUEST_OFFLOADS);
 	dev->queue_count = QUEUES;
-	dev->queues[QUEUE_RX].size_max = queue_size;
-	dev->queues[QUEUE_TX].size_max = queue_size;
+	dev->queues[QUEUE_RX].size_max = opt->queue_size;
+	dev->queues[QUEUE_TX].size_max = opt->queue_size;
 	dev->queues[QUEUE_CTRL].size_max = CTRL_QUEUE_SIZE;
 }
 
@@ -607,7 +719,7 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 		errno = ENOMEM;
 		return NULL;
 	}
-	device_init(&net->dev, env, opt->queue_size);
+	device_init(&net->dev, env, opt);
 	net->tx_task.run = tx_run;
 	net->ctrl_task.run = ctrl_task_run;
 	net->mtu = opt->mtu;

@@ -1,6 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links over UDP, plain Geneve: one endpoint (a socket) for all peers, one port for each peer.
+ * Links over UDP: one endpoint (a socket) for all peers, one port for each peer.
+ *
+ *   listen udp://[ADDR][:PORT][,encap=geneve|vxlan][,spread=N]
+ *   link   udp://HOST[:PORT][,encap=geneve|vxlan][,plain=on][,name=NAME]
+ *
+ * The ports are 6081 for Geneve and 4789 for VXLAN where none is written. What a link_type's
+ * function does is described in link.h; an endpoint here is one listener, and a second call of
+ * listen() adds another behind it.
+ *
+ * A peer that is weft is met by hellos: then large frames cross whole, with what is left to do to
+ * them. Any other (a kernel's VXLAN or Geneve device, a switch) gets finished frames, one a packet.
+ * plain=on says that the peer is such a one: no hellos, and the source port is spread over N
+ * sockets at once; encap=vxlan implies it.
+ *
+ * Datagrams are taken from a peer's address and port, and from the further source ports that it
+ * told. A peer that is not up may send from any port, if no other peer has the same IP address:
+ * kernels choose the source port by the flow, and a NAT may put in another one.
+ *
+ * port->mtu is what is carried without cutting (udp_session.c says from where); larger frames, up
+ * to FRAME_SIZE_MAX, cross in parts while a weft peer is up, and are dropped as oversize otherwise.
  *
  * All functions belong to the thread that has the loop in hand (see loop.h). Those that set up may
  * allocate, resolve names, and fail with a message for the user.
@@ -10,46 +29,25 @@
 
 #include <stdint.h>
 
-#include "vnet/port.h"
+#include "vnet/link.h"
 
-struct core;
-struct loop;
 struct udp_endpoint;
 
-#define UDP_ERROR_MAX 320 /* room for a message, bytes */
+#define UDP_ERROR_MAX LINK_ERROR_MAX
 
-/**
- * udp_endpoint_create - open the socket and start to listen.
- * @listen:   "ADDR:PORT", "ADDR", ":PORT", or NULL for any address at port 6081. An IPv6 address stands in
- *            brackets; any address means IPv4 and IPv6; port 0 is one the kernel picks
- * @vni:      the overlay's id, 0..GENEVE_VNI_MAX
- * @endpoint: where it is put
- * @error:    when it fails: one line that names the option and the remedy
- *
- * Returns 0, -EINVAL (what was asked for makes no sense) or another -errno (it cannot be had here).
- * It may be destroyed before the core or after it.
- */
+/* udp_endpoint_create - listen at "ADDR:PORT", "ADDR", ":PORT", or NULL for any address, in Geneve
+ * and with no key: link_udp.listen() for who has only that. 0, -EINVAL or another -errno. */
 int udp_endpoint_create(struct loop *loop, struct core *core, const char *listen, uint32_t vni,
 			struct udp_endpoint **endpoint, char error[UDP_ERROR_MAX]);
-
-/* udp_endpoint_destroy - detach and close the ports left, close the socket. NULL is fine. */
+/* udp_endpoint_destroy - detach and close the ports left, close the sockets; before the core or
+ * after it. NULL is fine. */
 void udp_endpoint_destroy(struct udp_endpoint *ep);
-
-/**
- * udp_endpoint_add_peer - attach a link to a peer.
- * @text:  "HOST:PORT" or "HOST" (port 6081); a name is resolved once, now
- * @port:  where the new link is put: named "udp://ADDRESS:PORT", its mtu what the path to the peer
- *         carries as the host sees it now. It ends with core_detach() and port->ops->close().
- *
- * The peer need not be there. Only datagrams from this very address and port are taken as its.
- * Returns as udp_endpoint_create(); -EEXIST for a peer that is one already.
- */
+/* udp_endpoint_add_peer - attach a link to "HOST:PORT" or "HOST": link_udp.open(). */
 int udp_endpoint_add_peer(struct udp_endpoint *ep, const char *text, struct port **port,
 			  char error[UDP_ERROR_MAX]);
 
 /* udp_endpoint_local_port - the UDP port it listens on, host byte order. */
 uint16_t udp_endpoint_local_port(const struct udp_endpoint *ep);
-
 /*
  * udp_endpoint_counters - what belongs to no peer: drops[DROP_NOT_PEER], and the system calls and
  * batches of receiving (one call may bring frames of many peers). Sending counts on the ports.

@@ -7,11 +7,13 @@
 #include "check.h"
 #include "nic.h"
 
-#define GSO_UDP_L4   5 /* VIRTIO_NET_HDR_GSO_UDP_L4, younger than the headers of Linux 6.1 */
-#define BUFFER_COUNT 64
-#define BUFFER_BYTES 4096
-#define WAIT_NS	     2000000000ull
-#define QUIET_NS     20000000ull
+/* Younger than the headers of Linux 6.1: VIRTIO_NET_F_HOST_USO, VIRTIO_NET_HDR_GSO_UDP_L4. */
+#define NET_F_HOST_USO 56
+#define GSO_UDP_L4     5
+#define BUFFER_COUNT   64
+#define BUFFER_BYTES   4096
+#define WAIT_NS	       2000000000ull
+#define QUIET_NS       20000000ull
 
 /* One side: two rings, with receive buffers that a test posts as it likes. */
 struct side {
@@ -183,6 +185,45 @@ static void test_headers(void)
 	      "did not come through");
 }
 
+/* A14: the same, and worse, from a driver that may ask for offloads. */
+static void test_headers_negotiated(void)
+{
+	static const struct {
+		const char *name;
+		struct virtio_net_hdr_v1 header;
+	} table[] = {
+	    {"hostile-net/A14 offloads: csum_start past the frame",
+	     {.flags = 1, .csum_start = 0xffff, .csum_offset = 0xffff}},
+	    {"hostile-net/A14 offloads: checksum at the end",
+	     {.flags = 1, .csum_start = 34, .csum_offset = 65}},
+	    {"hostile-net/A14 offloads: checksum in the addresses", {.flags = 1}},
+	    {"hostile-net/A14 offloads: data valid", {.flags = 2}},
+	    {"hostile-net/A14 offloads: all flags", {.flags = 0xff}},
+	    {"hostile-net/A14 offloads: TSO4 of no IPv4",
+	     {1, VIRTIO_NET_HDR_GSO_TCPV4, 54, 10, {{34, 16}}, 0}},
+	    {"hostile-net/A14 offloads: TSO6 of no IPv6",
+	     {1, VIRTIO_NET_HDR_GSO_TCPV6, 74, 10, {{54, 16}}, 0}},
+	    {"hostile-net/A14 offloads: USO of no UDP", {1, GSO_UDP_L4, 42, 10, {{34, 6}}, 0}},
+	    {"hostile-net/A14 offloads: gso_size 0",
+	     {1, VIRTIO_NET_HDR_GSO_TCPV4, 54, 0, {{34, 16}}, 0}},
+	    {"hostile-net/A14 offloads: hdr_len past the frame",
+	     {1, VIRTIO_NET_HDR_GSO_TCPV4, 0xffff, 10, {{34, 16}}, 0}},
+	    {"hostile-net/A14 offloads: ECN alone",
+	     {1, VIRTIO_NET_HDR_GSO_ECN, 0, 0, {{34, 16}}, 0}},
+	    {"hostile-net/A14 offloads: unknown GSO type", {1, 0x7f, 54, 10, {{34, 16}}, 0}},
+	};
+
+	side_start(&sender, FEATURE(VIRTIO_NET_F_CSUM) | FEATURE(VIRTIO_NET_F_HOST_TSO4) |
+				FEATURE(VIRTIO_NET_F_HOST_TSO6) | FEATURE(VIRTIO_NET_F_HOST_ECN) |
+				FEATURE(NET_F_HOST_USO));
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		message_make(100, (uint8_t)i);
+		*message_header() = table[i].header;
+		dropped(send_message(100), table[i].name);
+	}
+	side_start(&sender, 0);
+}
+
 /* A15: frames that are too short or too long. */
 static void test_lengths(void)
 {
@@ -326,6 +367,7 @@ int main(void)
 		return check_status();
 	test_pieces();
 	test_headers();
+	test_headers_negotiated();
 	test_lengths();
 	test_receive_merged();
 	test_receive_single();

@@ -75,11 +75,13 @@ static void peer_close(struct port *port)
 	(void)port;
 }
 
-static const struct port_ops peer_ops = {"recorder", peer_send, peer_close};
+static const struct port_ops peer_ops = {
+    .type = "recorder", .send_batch = peer_send, .close = peer_close};
 
 static void setup_with(uint64_t features, uint16_t ring, uint32_t mtu)
 {
-	struct virtio_net_options opt = {.name = "nic0", .mtu = mtu, .queue_size = 256};
+	struct virtio_net_options opt = {
+	    .name = "nic0", .mtu = mtu, .queue_size = 256, .offload = true};
 
 	memcpy(opt.mac, own_mac, 6);
 	rig_begin(&rig);
@@ -792,6 +794,320 @@ Test(virtio_net, a18_a_visit_runs_a_bounded_number_of_commands, .init = setup_fi
 	cr_assert_eq(rig.dev->queues[CTRL].requests, 16);
 	rig_turns(&rig, 5);
 	cr_assert_eq(rig.dev->queues[CTRL].requests, 64);
+}
+
+/* --- offloads ------------------------------------------------------------------------------- */
+
+/* Younger than the headers of Linux 6.1. */
+#define F_GUEST_USO4 54
+#define F_GUEST_USO6 55
+#define F_HOST_USO   56
+#define GSO_UDP_L4   5
+#define HOST_ALL                                                                                   \
+	(BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6) |      \
+	 BIT(VIRTIO_NET_F_HOST_ECN) | BIT(F_HOST_USO))
+#define GUEST_ALL                                                                                  \
+	(BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |                             \
+	 BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_GUEST_ECN) | BIT(F_GUEST_USO4) |          \
+	 BIT(F_GUEST_USO6))
+#define OFFLOADED (FEATURES | HOST_ALL | GUEST_ALL)
+
+static void setup_offloaded(void)
+{
+	setup_with(OFFLOADED, 128, MTU);
+	peer.port.offloads = PORT_OFFLOADS;
+}
+
+static void setup_offloaded_mergeable(void)
+{
+	setup_with(OFFLOADED | MERGEABLE, 128, MTU);
+	peer.port.offloads = PORT_OFFLOADS;
+}
+
+/* The headers of a TCP segment over IPv4 of @len bytes, Ethernet included. */
+static void lay_tcp(uint8_t *frame, uint32_t len)
+{
+	static const uint8_t headers[] = {
+	    0x08, 0, 0x45, 0,	 0, 0,	0, 1, 0x40, 0, 64, 6, 0, 0, 10,	  0,	0,  1, 10, 0,
+	    0,	  2, 0x12, 0x34, 0, 80, 0, 0, 0,    1, 0,  0, 0, 2, 0x50, 0x10, 32, 0, 0,  0};
+
+	memcpy(frame, peer_mac, 6);
+	memcpy(frame + 6, own_mac, 6);
+	memcpy(frame + 12, headers, sizeof(headers));
+	frame[16] = (len - 14) >> 8;
+	frame[17] = len - 14;
+}
+
+static const struct frame_offload tso_offload = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+						 .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+						 .hdr_len = 54,
+						 .gso_size = 1446,
+						 .csum_start = 34,
+						 .csum_offset = 16};
+
+/* A request of @len bytes of frame with such a header. */
+static void tx_tcp(struct frame_offload offload, uint32_t len)
+{
+	const struct virtio_net_hdr_v1 hdr = {.flags = offload.flags,
+					      .gso_type = offload.gso_type,
+					      .hdr_len = offload.hdr_len,
+					      .gso_size = offload.gso_size,
+					      .csum_start = offload.csum_start,
+					      .csum_offset = offload.csum_offset};
+	uint8_t *at = tx_lay(len);
+
+	lay_tcp(at + HDR, len);
+	memcpy(at, &hdr, HDR);
+	tx_send(HDR + len);
+}
+
+Test(virtio_net, offloads_are_offered_or_not)
+{
+	struct virtio_net_options opt = {.name = "nic0", .mtu = 1500, .queue_size = 256};
+	const uint64_t all = HOST_ALL | GUEST_ALL | BIT(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
+
+	rig_begin(&rig);
+	rig.dev = virtio_net_create(&rig.env, &opt);
+	cr_assert_eq(rig.dev->features_offered & all, 0);
+	cr_assert(rig.dev->features_offered & MERGEABLE);
+	virtio_net_destroy(rig.dev);
+	opt.offload = true;
+	rig.dev = virtio_net_create(&rig.env, &opt);
+	cr_assert_eq(rig.dev->features_offered & all, all);
+	virtio_net_destroy(rig.dev);
+	rig_end(&rig);
+}
+
+Test(virtio_net, the_port_takes_what_the_driver_negotiated, .fini = teardown)
+{
+	static const struct {
+		uint64_t features;
+		uint32_t offloads;
+	} table[] = {
+	    {GUEST_ALL, PORT_OFFLOADS},
+	    {GUEST_ALL & ~BIT(VIRTIO_NET_F_GUEST_CSUM), 0},
+	    {GUEST_ALL & ~BIT(F_GUEST_USO6), PORT_OFFLOADS & ~PORT_USO},
+	    {BIT(VIRTIO_NET_F_GUEST_CSUM), PORT_CSUM},
+	    {BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO6), PORT_CSUM | PORT_TSO6},
+	    {HOST_ALL, 0},
+	};
+
+	setup();
+	cr_assert_eq(nic->offloads, 0);
+	for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		virtio_stop(rig.dev);
+		cr_assert_eq(nic->offloads, 0);
+		rig_start(&rig, FEATURES | table[i].features, 128);
+		cr_assert_eq(nic->offloads, table[i].offloads);
+	}
+}
+
+Test(virtio_net, sends_frames_to_be_cut, .init = setup_offloaded, .fini = teardown)
+{
+	struct frame_offload hdr = tso_offload;
+
+	tx_tcp(hdr, 65000);
+	cr_assert_eq(peer.last_len, 65000);
+	cr_assert_eq(peer.last_offload.flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+	cr_assert_eq(peer.last_offload.gso_type, VIRTIO_NET_HDR_GSO_TCPV4);
+	cr_assert_eq(peer.last_offload.hdr_len, 54);
+	cr_assert_eq(peer.last_offload.gso_size, 1446);
+	cr_assert_eq(peer.last_offload.csum_start, 34);
+	cr_assert_eq(peer.last_offload.csum_offset, 16);
+	tx_tcp(hdr, FRAME_SIZE_MAX);
+	cr_assert_eq(peer.last_len, FRAME_SIZE_MAX);
+	hdr.gso_type |= VIRTIO_NET_HDR_GSO_ECN;
+	tx_tcp(hdr, 3000);
+	cr_assert_eq(peer.last_offload.gso_type, hdr.gso_type);
+	hdr.gso_type = VIRTIO_NET_HDR_GSO_NONE;
+	tx_tcp(hdr, 1500);
+	cr_assert_eq(peer.last_offload.flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+	cr_assert_eq(peer.last_offload.gso_size, 0);
+	cr_assert_eq(peer.last_offload.hdr_len, 0);
+	cr_assert_eq(peer.frames, 4);
+	cr_assert_eq(nic->counters.copied_bytes, 0);
+}
+
+Test(virtio_net, a15_only_frames_to_be_cut_exceed_the_mtu, .init = setup_offloaded,
+     .fini = teardown)
+{
+	struct frame_offload hdr = tso_offload;
+
+	hdr.gso_size = MTU + 1;
+	tx_tcp(hdr, 3000);
+	hdr = tso_offload;
+	hdr.gso_type = VIRTIO_NET_HDR_GSO_NONE;
+	tx_tcp(hdr, 3000);
+	tx_tcp(tso_offload, FRAME_SIZE_MAX + 1);
+	cr_assert_eq(drops(DROP_OVERSIZE), 3);
+	cr_assert_eq(peer.frames, 0);
+}
+
+Test(virtio_net, a14_headers_that_lie, .init = setup_offloaded, .fini = teardown)
+{
+	static const struct {
+		struct frame_offload hdr;
+		enum drop_reason reason;
+	} lies[] = {
+	    {{.flags = 1, .csum_start = 34, .csum_offset = 1000}, DROP_OFFLOAD},
+	    {{.flags = 1, .csum_start = 0xffff, .csum_offset = 0xffff}, DROP_OFFLOAD},
+	    {{.flags = 1, .csum_start = 0}, DROP_OFFLOAD},
+	    {{1, 1, 54, 0, 34, 16}, DROP_OFFLOAD},
+	    {{1, 1, 1001, 100, 34, 16}, DROP_OFFLOAD},
+	    {{1, 4, 54, 100, 34, 16}, DROP_OFFLOAD},
+	    {{1, 5, 54, 100, 34, 6}, DROP_OFFLOAD},
+	    {{1, 0x85, 54, 100, 34, 6}, DROP_OFFLOAD},
+	    {{1, 1, 54, 100, 35, 16}, DROP_OFFLOAD},
+	    {{0, 1, 54, 100, 34, 16}, DROP_OFFLOAD},
+	    {{1, 3, 54, 100, 34, 6}, DROP_FORMAT},
+	    {{1, 0x7f, 54, 100, 34, 6}, DROP_FORMAT},
+	    {{1, 0x80, 54, 100, 34, 6}, DROP_FORMAT},
+	    {{.flags = 2}, DROP_FORMAT},
+	    {{.flags = 3, .csum_start = 34, .csum_offset = 16}, DROP_FORMAT},
+	    {{.flags = 0xff}, DROP_FORMAT},
+	};
+
+	for (unsigned i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
+		uint64_t before = drops(lies[i].reason);
+
+		tx_tcp(lies[i].hdr, 1000);
+		cr_assert_eq(drops(lies[i].reason), before + 1, "lie %u", i);
+		cr_assert_eq(rig_used(&rig, TX), 0);
+	}
+	cr_assert_eq(peer.frames, 0);
+	tx_tcp(tso_offload, 3000);
+	cr_assert_eq(peer.frames, 1);
+	cr_assert_null(rig.dev->broken);
+}
+
+/* Each kind of offload with every feature but its own. */
+Test(virtio_net, a14_offloads_that_were_not_negotiated, .fini = teardown)
+{
+	static const struct {
+		unsigned feature;
+		struct frame_offload hdr;
+	} table[] = {
+	    {VIRTIO_NET_F_CSUM, {.flags = 1, .csum_start = 34, .csum_offset = 16}},
+	    {VIRTIO_NET_F_CSUM, {1, 1, 54, 100, 34, 16}},
+	    {VIRTIO_NET_F_HOST_TSO4, {1, 1, 54, 100, 34, 16}},
+	    {VIRTIO_NET_F_HOST_TSO6, {1, 4, 54, 100, 34, 16}},
+	    {VIRTIO_NET_F_HOST_ECN, {1, 0x81, 54, 100, 34, 16}},
+	    {F_HOST_USO, {1, 5, 42, 100, 34, 6}},
+	};
+
+	setup();
+	for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		virtio_stop(rig.dev);
+		rig_start(&rig, OFFLOADED & ~BIT(table[i].feature), 128);
+		tx_tcp(table[i].hdr, 1000);
+		cr_assert_eq(drops(DROP_FORMAT), i + 1);
+	}
+	cr_assert_eq(peer.frames, 0);
+}
+
+/* Send the guest one frame with offload state, of one segment. */
+static void rx_offloaded(struct frame_offload offload, uint32_t len)
+{
+	struct iovec iov = {rx_data, len};
+	struct frame frame = {.iov = &iov, .iovcnt = 1, .len = len, .offload = offload};
+	struct frame *frames[] = {&frame};
+
+	for (uint32_t i = 0; i < len; i++)
+		rx_data[i] = i * 5 + i / 256;
+	lay_tcp(rx_data, len);
+	memcpy(rx_data, own_mac, 6);
+	memcpy(frame.eth, rx_data, FRAME_HEADER);
+	nic->ops->send_batch(nic, frames, 1);
+}
+
+static void rx_check_header(uint64_t gpa, struct frame_offload offload, unsigned buffers)
+{
+	const struct virtio_net_hdr_v1 *hdr = rig_host(&rig, gpa);
+
+	cr_assert_eq(hdr->flags, offload.flags);
+	cr_assert_eq(hdr->gso_type, offload.gso_type);
+	cr_assert_eq(hdr->hdr_len, offload.hdr_len);
+	cr_assert_eq(hdr->gso_size, offload.gso_size);
+	cr_assert_eq(hdr->csum_start, offload.csum_start);
+	cr_assert_eq(hdr->csum_offset, offload.csum_offset);
+	cr_assert_eq(hdr->num_buffers, buffers);
+}
+
+Test(virtio_net, receives_frames_to_be_cut, .init = setup_offloaded, .fini = teardown)
+{
+	const struct frame_offload valid = {.flags = VIRTIO_NET_HDR_F_DATA_VALID};
+
+	rx_post(RIG_DATA, 65562); /* virtio 1.2, 5.1.6.3.1 */
+	rx_offloaded(tso_offload, FRAME_SIZE_MAX);
+	cr_assert_eq(rig_used(&rig, RX), HDR + FRAME_SIZE_MAX);
+	rx_check_header(RIG_DATA, tso_offload, 1);
+	cr_assert_eq(memcmp((uint8_t *)rig_host(&rig, RIG_DATA) + HDR, rx_data, FRAME_SIZE_MAX), 0);
+	rx_post(RIG_DATA, 2048);
+	rx_offloaded(valid, 1000);
+	rx_check_header(RIG_DATA, valid, 1);
+}
+
+Test(virtio_net, merges_buffers_for_a_frame_to_be_cut, .init = setup_offloaded_mergeable,
+     .fini = teardown)
+{
+	for (unsigned i = 0; i < 44; i++)
+		rx_post(RIG_DATA + i * 1500, 1500);
+	rx_offloaded(tso_offload, 65000);
+	for (unsigned i = 0; i < 43; i++)
+		cr_assert_eq(rig_used(&rig, RX), 1500);
+	cr_assert_eq(rig_used(&rig, RX), HDR + 65000 - 43 * 1500);
+	rx_check_header(RIG_DATA, tso_offload, 44);
+	cr_assert_eq(memcmp((uint8_t *)rig_host(&rig, RIG_DATA) + HDR, rx_data, 65000), 0);
+}
+
+Test(virtio_net, a17_a_frame_to_be_cut_without_room, .init = setup_offloaded, .fini = teardown)
+{
+	rx_post(RIG_DATA, 2048);
+	rx_offloaded(tso_offload, 3000);
+	cr_assert_eq(drops(DROP_OVERSIZE), 1);
+	cr_assert_eq(rig_used(&rig, RX), -1);
+}
+
+Test(virtio_net, a_driver_gets_nothing_it_did_not_negotiate, .init = setup, .fini = teardown)
+{
+	const struct frame_offload valid = {.flags = VIRTIO_NET_HDR_F_DATA_VALID}, none = {0};
+
+	rx_post(RIG_DATA, 65562);
+	rx_offloaded(tso_offload, 3000);
+	cr_assert_eq(drops(DROP_OFFLOAD), 1);
+	cr_assert_eq(rig_used(&rig, RX), -1);
+	rx_offloaded(valid, 1000);
+	rx_check_header(RIG_DATA, none, 1);
+}
+
+static int ctrl_offloads(uint64_t offloads)
+{
+	uint8_t command[10] = {5, 0};
+
+	memcpy(command + 2, &offloads, sizeof(offloads));
+	return ctrl(command, sizeof(command));
+}
+
+Test(virtio_net, a22_the_driver_changes_what_it_takes, .fini = teardown)
+{
+	const uint64_t csum = BIT(VIRTIO_NET_F_GUEST_CSUM), tso4 = BIT(VIRTIO_NET_F_GUEST_TSO4);
+
+	setup_with(FILTERED | csum | tso4 | BIT(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS), 128, MTU);
+	cr_assert_eq(nic->offloads, PORT_CSUM | PORT_TSO4);
+	cr_assert_eq(ctrl_offloads(csum), VIRTIO_NET_OK);
+	cr_assert_eq(nic->offloads, PORT_CSUM);
+	cr_assert_eq(ctrl_offloads(csum | BIT(VIRTIO_NET_F_GUEST_TSO6)), VIRTIO_NET_ERR);
+	cr_assert_eq(ctrl_offloads(csum | BIT(VIRTIO_NET_F_MAC)), VIRTIO_NET_ERR);
+	cr_assert_eq(ctrl_offloads(UINT64_MAX), VIRTIO_NET_ERR);
+	cr_assert_eq(CTRL_BYTES(5, 0, 2, 0, 0, 0), VIRTIO_NET_ERR);
+	cr_assert_eq(nic->offloads, PORT_CSUM);
+	cr_assert_eq(ctrl_offloads(0), VIRTIO_NET_OK);
+	cr_assert_eq(nic->offloads, 0);
+	cr_assert_eq(ctrl_offloads(csum | tso4), VIRTIO_NET_OK);
+	cr_assert_eq(nic->offloads, PORT_CSUM | PORT_TSO4);
+	cr_assert_eq(ctrl_offloads(0), VIRTIO_NET_OK);
+	rig_reset(&rig);
+	cr_assert_eq(nic->offloads, PORT_CSUM | PORT_TSO4);
 }
 
 /* --- the rest ------------------------------------------------------------------------------- */
