@@ -306,8 +306,8 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 	static const char *const of_links[] = {"name", "plain", NULL};
 	struct udp_endpoint **at = (struct udp_endpoint **)endpoint;
 	union socket_address sa;
-	enum udp_encap encap;
-	unsigned spread;
+	enum udp_encap encap = UDP_GENEVE;
+	unsigned spread = SPREAD_DEFAULT;
 	int err = options_refuse(spec, of_links, "a link", error);
 
 	if (!err)
@@ -329,12 +329,11 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 static void endpoint_close(struct udp_endpoint *ep)
 {
 	loop_unwatch(&ep->watch);
-	while (ep->peers) {
-		struct port *port = &ep->peers->port;
-
-		if (port->core)
-			core_detach(port->core, port);
-		udp_close(port);
+	for (struct udp_peer *peer = ep->peers, *next; peer; peer = next) {
+		next = peer->next;
+		if (peer->port.core)
+			core_detach(peer->port.core, &peer->port);
+		udp_close(&peer->port);
 	}
 	udp_sockets_close(ep);
 	endpoint_free(ep);
@@ -404,7 +403,7 @@ static int link_open(const struct link_env *env, const struct link_spec *spec, v
 	static const char *const of_listeners[] = {"spread", NULL};
 	struct udp_endpoint *ep = NULL;
 	union socket_address sa;
-	enum udp_encap encap;
+	enum udp_encap encap = UDP_GENEVE;
 	bool plain = false;
 	int err = options_refuse(spec, of_listeners, "a listener", error);
 
