@@ -62,12 +62,13 @@ UNIT_HELP := $(patsubst %.c,$(B)/%.o,$(filter-out tests/unit/test_%,$(wildcard t
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 C_FILES   := $(wildcard vmm/*.c devices/*.c vnet/*.c tools/*.c guest-images/agent/*.c)
 
-all: $(B)/weft $(B)/weft-ctl guests
+all: $(B)/weft $(B)/weft-ctl $(B)/vnetd guests
 
 $(B)/weft: $(B)/vmm/main.o $(B)/libweft.a
 $(B)/weft-ctl: $(B)/tools/weft-ctl.o $(B)/libweft.a
-$(B)/weft $(B)/weft-ctl: $(if $(STATIC),$(B)/vmm/musl_fortify.o)
-$(B)/weft $(B)/weft-ctl:
+$(B)/vnetd: $(B)/tools/vnetd.o $(B)/libvnet.a
+$(B)/weft $(B)/weft-ctl $(B)/vnetd: $(if $(STATIC),$(B)/vmm/musl_fortify.o)
+$(B)/weft $(B)/weft-ctl $(B)/vnetd:
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -95,6 +96,11 @@ $(B)/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libweft.a
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(if $(filter thread,$(SAN)),,-lcriterion)
 
 unit: $(UNIT)
+
+# Small measurements of one mechanism.
+$(B)/bench/%: $(B)/tests/bench/%.o $(B)/libvnet.a
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c devices/*.c) $(VMM_SRC) build/dsdt.hex
 	$(call say,FUZZ,$@)

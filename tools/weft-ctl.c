@@ -8,7 +8,9 @@
  *
  * - the VM's control socket, named on the command line: one JSON object a line each way, a request
  *   {"command":...} and its reply {"ok":true,"result":...} or {"ok":false,"error":...}. Results are
- *   printed as they come, so a counter that the VM adds needs no change here.
+ *   printed as they come, so a counter that the VM adds needs no change here. Words of the overlay's
+ *   control language go there as one line; a file that such a line names is opened here and sent along,
+ *   since the VM's sandbox opens none, and since it is seen from our directory with our rights.
  * - the agent's socket, whose path the control socket tells: frames of agent_protocol.h.
  *
  * exec is a poll loop over the agent's socket and three standard descriptors. The socket is always read
@@ -55,7 +57,7 @@ struct options {
 	const char *socket;
 	bool json, force, reboot;
 	double timeout; /* seconds */
-	char **argv;    /* exec: the command in the guest */
+	char **argv;    /* exec: the command in the guest; overlay: the line's words */
 	int failure;    /* exit status for an environment that does not play along */
 };
 
@@ -179,15 +181,35 @@ static char *line_read(int fd)
 	return NULL;
 }
 
-/* Returns the reply as an object, or NULL with errno set. */
-static struct json_object *control_ask(int fd, const char *request)
+/* Send a request, and with its first bytes a descriptor unless @file is -1. Returns 0 or -errno. */
+static int request_send(int fd, const char *request, int file)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+	struct iovec iov = {.iov_base = (char *)request, .iov_len = strlen(request)};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n;
+
+	if (file >= 0) {
+		memcpy(CMSG_DATA(&control.header), &file, sizeof(file));
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_LEN(sizeof(int));
+	}
+	n = sendmsg(fd, &message, MSG_NOSIGNAL);
+	return n < 0 ? -errno : send_all(fd, request + n, iov.iov_len - (size_t)n);
+}
+
+/* Returns the reply as an object, or NULL with errno set. @file: a descriptor to be sent along, or -1 */
+static struct json_object *control_ask(int fd, const char *request, int file)
 {
 	struct json_object *reply;
 	char *line;
 	int rc;
 
 	socket_set_timeout(fd, REPLY_SECONDS);
-	rc = send_all(fd, request, strlen(request));
+	rc = request_send(fd, request, file);
 	if (rc) {
 		errno = -rc;
 		return NULL;
@@ -235,15 +257,15 @@ static const char *control_remedy(int error)
 	}
 }
 
-/* Returns the result of a request; a refusal ends the program. */
-static struct json_object *control_result(const struct options *opt, const char *request)
+/* Returns the result of a request; a refusal ends the program. @file: as control_ask() */
+static struct json_object *control_result_file(const struct options *opt, const char *request, int file)
 {
 	struct json_object *reply = NULL;
 	const char *error;
 	int fd = socket_connect(opt->socket);
 
 	if (fd >= 0) {
-		reply = control_ask(fd, request);
+		reply = control_ask(fd, request, file);
 		close(fd);
 	} else {
 		errno = -fd;
@@ -254,6 +276,11 @@ static struct json_object *control_result(const struct options *opt, const char 
 		return member(reply, "result");
 	error = member_text(reply, "error");
 	fail(opt->failure, "the VM refused: %s", error ? text_clean(strdup(error)) : "no reason given");
+}
+
+static struct json_object *control_result(const struct options *opt, const char *request)
+{
+	return control_result_file(opt, request, -1);
 }
 
 /* --- printing ------------------------------------------------------------------------------ */
@@ -390,10 +417,104 @@ static void result_print(struct json_object *result)
 	}
 }
 
+/* What stands in a table for a value; to be freed. Lists of words are joined. */
+static char *value_text(struct json_object *value)
+{
+	const char *text = value ? json_object_get_string(value) : "";
+	char *joined = NULL, *longer;
+
+	if (!json_object_is_type(value, json_type_array))
+		return text_clean(strdup(*text ? text : "-"));
+	for (size_t i = 0; i < json_object_array_length(value); i++) {
+		if (asprintf(&longer, "%s%s%s", joined ? joined : "", joined ? "," : "",
+			     json_object_get_string(json_object_array_get_idx(value, i))) < 0)
+			fail(EXIT_ENVIRONMENT, "out of memory");
+		free(joined);
+		joined = longer;
+	}
+	return text_clean(joined ? joined : strdup("-"));
+}
+
+static int value_width(struct json_object *value)
+{
+	char *text = value_text(value);
+	int width = (int)strlen(text);
+
+	free(text);
+	return width;
+}
+
+/* Print one column of a table into each line of it: numbers to the right, the last column as it is. */
+static void rows_column(struct json_object *rows, const char *key, char **lines, bool last)
+{
+	size_t count = json_object_array_length(rows);
+	int width = (int)strlen(key), w;
+	bool number = json_object_is_type(member(json_object_array_get_idx(rows, 0), key), json_type_int);
+
+	for (size_t i = 0; i < count; i++) {
+		w = value_width(member(json_object_array_get_idx(rows, i), key));
+		width = w > width ? w : width;
+	}
+	for (size_t i = 0; i <= count; i++) {
+		char *before = lines[i];
+		char *text = i ? value_text(member(json_object_array_get_idx(rows, i - 1), key)) : strdup(key);
+
+		if (asprintf(&lines[i], "%s%s%*s", before ? before : "", before ? "  " : "",
+			     number ? width : last ? 0 : -width, text) < 0)
+			fail(EXIT_ENVIRONMENT, "out of memory");
+		free(before);
+		free(text);
+	}
+}
+
+/* Print a list of objects as a table with a line for each; what only some have is left out. */
+static void rows_print(struct json_object *rows)
+{
+	size_t count = json_object_array_length(rows);
+	struct json_object *first = json_object_array_get_idx(rows, 0);
+	char **lines = calloc(count + 1, sizeof(*lines));
+	int left = json_object_object_length(first);
+
+	if (!lines)
+		fail(EXIT_ENVIRONMENT, "out of memory");
+	json_object_object_foreach(first, key, unused) {
+		(void)unused;
+		rows_column(rows, key, lines, --left == 0);
+	}
+	for (size_t i = 0; i <= count; i++) {
+		puts(lines[i]);
+		free(lines[i]);
+	}
+	free(lines);
+}
+
+/* Print text of several lines. */
+static void text_print(const char *text)
+{
+	for (; *text; text++)
+		putchar((unsigned char)*text >= ' ' || *text == '\n' ? *text : '?');
+}
+
+static void list_print(struct json_object *list)
+{
+	if (is_table(list)) {
+		rows_print(list);
+		return;
+	}
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		text_print(json_object_get_string(json_object_array_get_idx(list, i)));
+		putchar('\n');
+	}
+}
+
 static void result_show(const struct options *opt, struct json_object *result)
 {
-	if (opt->json)
-		puts(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN));
+	if (json_object_is_type(result, json_type_string))
+		text_print(json_object_get_string(result));
+	else if (opt->json)
+		puts(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	else if (json_object_is_type(result, json_type_array))
+		list_print(result);
 	else if (json_object_is_type(result, json_type_object))
 		result_print(result);
 	if (fflush(stdout))
@@ -486,7 +607,7 @@ static bool agent_try(const struct options *opt, double timeout, bool *hopeless)
 	bool alive = false;
 
 	if (fd >= 0) {
-		reply = control_ask(fd, "{\"command\":\"status\"}\n");
+		reply = control_ask(fd, "{\"command\":\"status\"}\n", -1);
 		close(fd);
 	}
 	if (!reply)
@@ -870,6 +991,82 @@ static int command_stop(const struct options *opt)
 	return EXIT_SUCCESS;
 }
 
+/* --- words of the overlay ------------------------------------------------------------------ */
+
+/* Words that name a file, and how it is to be opened for them. What is written is emptied there, once the line is
+ * found to make sense. */
+static const struct {
+	const char *first, *second;
+	int flags;
+} file_words[] = {{"route", "replace", O_RDONLY}, {"capture", "start", O_WRONLY | O_CREAT}};
+
+/* Open the file that the line names. Returns -1 if it names none. */
+static int line_file(char *const *argv)
+{
+	for (size_t i = 0; i < sizeof(file_words) / sizeof(file_words[0]); i++) {
+		int fd;
+
+		if (strcmp(argv[0], file_words[i].first) != 0 || !argv[1] ||
+		    strcmp(argv[1], file_words[i].second) != 0 || !argv[2] || !strcmp(argv[2], "{"))
+			continue;
+		fd = open(argv[2], file_words[i].flags | O_CLOEXEC, 0600);
+		if (fd < 0)
+			fail(EXIT_ENVIRONMENT, "%s %s: cannot open '%s': %s", argv[0], argv[1], argv[2], strerror(errno));
+		return fd;
+	}
+	return -1;
+}
+
+/* Add a word to the line; "..." holds one that blanks or signs of the language would divide. */
+static void line_add(FILE *line, const char *word)
+{
+	if (*word && !strpbrk(word, " \t#\"") && (!strchr(word, ';') || !strcmp(word, ";"))) {
+		fputs(word, line);
+		return;
+	}
+	fputc('"', line);
+	for (; *word; word++) {
+		if (*word == '"' || *word == '\\')
+			fputc('\\', line);
+		fputc(*word, line);
+	}
+	fputc('"', line);
+}
+
+/* The request for a line of these words, to be freed. */
+static char *line_request(char *const *argv)
+{
+	struct json_object *request = json_object_new_object();
+	char *line = NULL, *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&line, &size);
+
+	if (!out)
+		fail(EXIT_ENVIRONMENT, "out of memory");
+	for (char *const *word = argv; *word; word++) {
+		if (word != argv)
+			fputc(' ', out);
+		line_add(out, *word);
+	}
+	fclose(out);
+	json_object_object_add(request, "command", json_object_new_string("overlay"));
+	json_object_object_add(request, "line", json_object_new_string(line));
+	if (asprintf(&text, "%s\n", json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)) < 0)
+		fail(EXIT_ENVIRONMENT, "out of memory");
+	json_object_put(request);
+	free(line);
+	return text;
+}
+
+static int command_overlay(const struct options *opt)
+{
+	char *request = line_request(opt->argv);
+
+	result_show(opt, control_result_file(opt, request, line_file(opt->argv)));
+	free(request);
+	return EXIT_SUCCESS;
+}
+
 /* --- the command line ---------------------------------------------------------------------- */
 
 static const struct command commands[] = {
@@ -885,6 +1082,13 @@ static const struct command commands[] = {
 	{"shutdown", "[--reboot] [--timeout S]", "ask the guest's agent to shut down, and wait for it (30 s)",
 	 "--reboot --timeout", command_shutdown},
 	{"console", "", "connect this terminal to the console; ^] leaves it", "", command_console},
+	{"link", "add URL | del NAME | list", "the overlay's links", "--json", command_overlay},
+	{"route", "add ROUTE | del ROUTE | list | replace FILE | replace { ROUTE ; ... }",
+	 "its routes: [priority N] [from PORT] [src PATTERN] [dst PATTERN] to PORT", "--json", command_overlay},
+	{"mac", "list", "the addresses it has learnt", "--json", command_overlay},
+	{"matrix", "", "its traffic by pair of addresses", "--json", command_overlay},
+	{"trace", "PORT HEX | PORT dst MAC [src MAC]", "where a frame would go, and why", "--json", command_overlay},
+	{"help", "", "all words of the overlay, as the running program knows them", "--json", command_overlay},
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
@@ -892,7 +1096,7 @@ static const struct command commands[] = {
 static void help_print(void)
 {
 	puts("Usage: weft-ctl SOCKET COMMAND [options]\n\n"
-	     "Talk to a running VM through its control socket (weft run --ctl SOCKET).\n");
+	     "Talk to a running VM, or to vnetd, through its control socket (weft run --ctl SOCKET).\n");
 	for (size_t i = 0; i < COMMAND_COUNT; i++)
 		printf("  %-9s%s\n      %s\n", commands[i].name, commands[i].arguments,
 		       commands[i].help);
@@ -965,6 +1169,25 @@ static void exec_parse(struct options *opt, char **argv)
 	opt->failure = EXIT_TRANSPORT;
 }
 
+/* All that stands behind the socket is the line, but for --json at its end. */
+static void overlay_parse(struct options *opt, char **argv)
+{
+	size_t count = 0;
+
+	opt->argv = argv;
+	while (argv[count])
+		count++;
+	if (!strcmp(argv[count - 1], "--json")) {
+		opt->json = true;
+		argv[count - 1] = NULL;
+	}
+	for (; *argv; argv++)
+		if (!strcmp(*argv, "--help")) {
+			help_print();
+			exit(EXIT_SUCCESS);
+		}
+}
+
 /* Standard descriptors that are closed must not become our sockets. */
 static void descriptors_reserve(void)
 {
@@ -993,6 +1216,8 @@ int main(int argc, char **argv)
 	command = command_find(argv[2]);
 	if (command->run == command_exec)
 		exec_parse(&opt, argv + 3);
+	else if (command->run == command_overlay)
+		overlay_parse(&opt, argv + 2);
 	else
 		options_parse(&opt, command, argv + 3);
 	return command->run(&opt);

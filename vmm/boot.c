@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 #include "vmm/unpack.h"
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "vmm/boot.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 #include "vmm/unpack.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "vmm/boot.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 
 #define GDT_ENTRIES 7

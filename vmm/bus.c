@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 
 void bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device)
 {

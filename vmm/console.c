@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "devices/serial.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/vm.h"
 #include "vnet/loop.h"
 #include "vnet/unix_socket.h"

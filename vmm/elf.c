@@ -9,7 +9,7 @@
 
 #include "guest-images/unikernel/weft_boot.h"
 #include "vmm/boot.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 
 #define ELF_SEGMENTS_MAX 64

@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 
 #define CPUID_ENTRIES 256

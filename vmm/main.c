@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/options.h"
 #include "vmm/vm.h"
 

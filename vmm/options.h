@@ -8,8 +8,10 @@
 #include <stdio.h>
 
 #include "vnet/frame.h"
+#include "vnet/overlay.h"
 
-#define CONFIG_LINK_MAX  1023
+struct cmdline_text;
+
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX  8
 #define VCPUS_MAX        64
@@ -29,12 +31,6 @@ struct disk_config {
 
 enum console_type { CONSOLE_STDIO, CONSOLE_FILE, CONSOLE_UNIX, CONSOLE_OFF };
 
-/* A value from the configuration file. */
-struct config_text {
-	struct config_text *next;
-	char text[];
-};
-
 /* Everything the user asked for. Strings point into argv or into texts. */
 struct vm_config {
 	const char *name;
@@ -53,13 +49,10 @@ struct vm_config {
 	uint8_t escape;           /* control character that introduces a console command; 0: none */
 	const char *agent_path;
 	const char *ctl_path;
-	uint32_t vni;
-	const char *listen;       /* "ADDR:PORT" without its scheme, or NULL */
-	const char **links;       /* "HOST:PORT" without scheme */
-	unsigned link_count;
+	struct overlay_options overlay;
 	bool restart;             /* on reboot: start again rather than exit */
 	bool sandbox;
-	struct config_text *texts; /* what was read from --config */
+	struct cmdline_text *texts; /* what was read from --config */
 };
 
 /**

@@ -24,7 +24,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 
 /* BAR 1: the MSI-X table in the first half, the pending bits in the second. */

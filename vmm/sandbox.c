@@ -2,28 +2,33 @@
 /*
  * The sandbox: a seccomp filter for all threads, entered when everything is open and before the guest runs.
  *
- * No file can be opened, no program started, no socket made (opening answers EACCES, the rest ends the process); what is left is work on the descriptors at hand,
- * memory, threads (a reboot makes new ones) and time. ioctl is limited to KVM's and the terminal's requests, socket
- * creation to none. unlink is left for the socket files.
+ * No file can be opened and no program started; what is left is work on the descriptors at hand, memory, threads (a
+ * reboot makes new ones) and time. Links come and go while the guest runs, so sockets can be made, but only of the
+ * kinds that the links at start have, and UDP: a process that may connect Unix sockets can reach much of a desktop.
+ * ioctl is limited to the requests of KVM, the terminal and network interfaces; unlink is left for the socket files.
+ * What libraries try and go on without is refused with EACCES, anything else ends the process.
  */
 #include "vmm/sandbox.h"
 
 #include <asm/ioctls.h>
 #include <errno.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/sockios.h>
 #include <seccomp.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 static const int allowed[] = {
 	/* descriptors at hand */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(close), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
 	SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(fallocate), SCMP_SYS(fdatasync),
-	SCMP_SYS(unlink), SCMP_SYS(eventfd2),
+	SCMP_SYS(ftruncate), SCMP_SYS(fstatfs), SCMP_SYS(unlink), SCMP_SYS(eventfd2),
 	/* sockets at hand */
 	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg), SCMP_SYS(sendmmsg),
 	SCMP_SYS(recvmmsg), SCMP_SYS(accept4), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(shutdown),
-	SCMP_SYS(getsockname),
+	SCMP_SYS(getsockname), SCMP_SYS(getpeername), SCMP_SYS(bind), SCMP_SYS(connect), SCMP_SYS(memfd_create),
 	/* the loops */
 	SCMP_SYS(io_uring_enter), SCMP_SYS(io_uring_register),
 	/* memory and threads */
@@ -39,26 +44,66 @@ static const int allowed[] = {
 	SCMP_SYS(getrandom),
 };
 
-/* Refused rather than fatal: libraries try these and go on without (malloc reads the overcommit setting). */
-static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open)};
+/* Refused rather than fatal: libraries try these and go on without (malloc reads the overcommit setting), and a link
+ * that needs them says so. */
+static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(access), SCMP_SYS(faccessat), SCMP_SYS(faccessat2)};
 
-static const unsigned terminal_ioctls[] = {TCGETS, TCSETS, TCSETSW, TIOCGPGRP, TIOCGWINSZ};
+static const unsigned ioctls[] = {
+	TCGETS, TCSETS, TCSETSW, TIOCGPGRP, TIOCGWINSZ, FIONREAD, /* terminal */
+	SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFHWADDR, SIOCGIFNAME, /* interfaces */
+	TUNGETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, /* a tap at hand */
+};
+
+/* Sockets that may be made; those that may not are refused, so that a link which needs one can say so. */
+static const struct {
+	unsigned need; /* enum sandbox_need, 0: always */
+	int family, type;
+} sockets[] = {
+	{0, AF_INET, SOCK_DGRAM},
+	{0, AF_INET6, SOCK_DGRAM},
+	{SANDBOX_UNIX, AF_UNIX, SOCK_STREAM},
+	{SANDBOX_PACKET, AF_PACKET, SOCK_RAW},
+	{SANDBOX_NEVER, AF_INET, SOCK_STREAM}, /* resolving a name tries these */
+	{SANDBOX_NEVER, AF_INET6, SOCK_STREAM},
+	{SANDBOX_NEVER, AF_UNIX, SOCK_DGRAM},
+	{SANDBOX_NEVER, AF_NETLINK, SOCK_RAW},
+};
+#define SOCKET_TYPE_MASK 0xf /* beside it: SOCK_CLOEXEC, SOCK_NONBLOCK */
 
 #define IOCTL_TYPE_MASK 0xff00
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static int add_ioctls(scmp_filter_ctx filter)
+/* A tap that was removed and made anew is taken again by TUNSETIFF, which could also make one. */
+static int add_ioctls(scmp_filter_ctx filter, unsigned needs)
 {
 	int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				  SCMP_A1(SCMP_CMP_MASKED_EQ, IOCTL_TYPE_MASK, KVMIO << 8));
 
-	for (size_t i = 0; !rc && i < COUNT(terminal_ioctls); i++)
+	for (size_t i = 0; !rc && i < COUNT(ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i]));
+				      SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+	if (!rc)
+		rc = seccomp_rule_add(filter, needs & SANDBOX_TAP ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES),
+				      SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNSETIFF));
 	return rc;
 }
 
-int sandbox_enter(void)
+static int add_sockets(scmp_filter_ctx filter, unsigned needs)
+{
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < COUNT(sockets); i++) {
+		const uint32_t action =
+			(needs & sockets[i].need) == sockets[i].need ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES);
+
+		rc = seccomp_rule_add(filter, action, SCMP_SYS(socket), 2,
+				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)sockets[i].family),
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, SOCKET_TYPE_MASK, (scmp_datum_t)sockets[i].type));
+	}
+	return rc;
+}
+
+int sandbox_enter(unsigned needs)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	int rc;
@@ -71,7 +116,9 @@ int sandbox_enter(void)
 	for (size_t i = 0; !rc && i < COUNT(refused); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), refused[i], 0);
 	if (!rc)
-		rc = add_ioctls(filter);
+		rc = add_ioctls(filter, needs);
+	if (!rc)
+		rc = add_sockets(filter, needs);
 	if (!rc)
 		rc = seccomp_load(filter);
 	seccomp_release(filter);

@@ -10,7 +10,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 
 #define XZ_MEMORY_MAX (256u << 20) /* decoder's dictionary, bytes */
 #define LZ4_BLOCK     (8u << 20)   /* uncompressed bytes per block of the legacy frame format */

@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/platform.h"
 #include "vmm/vm.h"
 

@@ -35,16 +35,16 @@
 #include "vmm/agent.h"
 #include "vmm/console.h"
 #include "vmm/ctl.h"
-#include "vmm/message.h"
+#include "vnet/message.h"
 #include "vmm/pci.h"
 #include "vmm/sandbox.h"
 #include "vnet/core.h"
-#include "vnet/link_udp.h"
+#include "vnet/ctl_server.h"
 #include "vnet/loop.h"
+#include "vnet/overlay.h"
 
 #define CONTROL_LOOP_ENTRIES 32
 #define SIDECAR_LOOP_ENTRIES 256
-#define MTU_WITHOUT_LINKS    1500
 #define DISK_SIZE_MIN        512 /* one sector */
 
 /* --- the end -------------------------------------------------------------------------------- */
@@ -277,46 +277,20 @@ static int add_device(struct vm *vm, const char *option, struct virtio_device *d
 	return 0;
 }
 
-static int create_links(struct vm *vm)
+/* What the user wrote about links and routes is judged here, so a mistake there is one of usage. */
+static int create_overlay(struct vm *vm)
 {
-	const struct vm_config *config = vm->config;
-	char error[UDP_ERROR_MAX] = "";
-	struct port *port;
-	int rc;
+	char error[LINK_ERROR_MAX] = "";
+	int rc = overlay_create(vm->sidecar, &vm->config->overlay, &vm->overlay, error);
 
-	vm->core = core_create(NULL);
-	if (!vm->core)
-		return fail(-errno, "overlay: %s", strerror(errno));
-	if (!config->link_count)
-		return 0;
-	rc = udp_endpoint_create(vm->sidecar, vm->core, config->listen, config->vni, &vm->endpoint, error);
-	if (rc)
-		return fail(rc, "%s", error);
-	for (unsigned i = 0; i < config->link_count; i++) {
-		rc = udp_endpoint_add_peer(vm->endpoint, config->links[i], &port, error);
-		if (rc)
-			return fail(rc, "%s", error);
-	}
-	return 0;
-}
-
-/* The largest MTU that every link carries; links are all that is attached yet. */
-static uint32_t links_mtu(const struct vm *vm)
-{
-	uint32_t mtu = 0;
-
-	for (unsigned i = 0; i < core_ports(vm->core); i++) {
-		const struct port *port = core_port(vm->core, i);
-
-		if (port && port->kind == PORT_LINK && (!mtu || port->mtu < mtu))
-			mtu = port->mtu;
-	}
-	return mtu ? mtu : MTU_WITHOUT_LINKS;
+	if (rc == -EINVAL || rc == -EEXIST)
+		die(STATUS_USAGE, "%s", error);
+	return rc ? fail(rc, "%s", error) : 0;
 }
 
 static int create_nics(struct vm *vm, const struct device_env *env)
 {
-	uint32_t mtu = links_mtu(vm);
+	uint32_t mtu = overlay_mtu(vm->overlay);
 	char name[PORT_NAME_MAX];
 	int rc;
 
@@ -326,7 +300,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.name = name,
 			.mtu = net->mtu ? net->mtu : mtu,
 			.queue_size = net->queue_size,
-			.offload = true,
+			.offload = vm->config->overlay.offload,
 		};
 		struct virtio_device *dev;
 
@@ -335,7 +309,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 		dev = virtio_net_create(env, &options);
 		rc = add_device(vm, "net", dev, virtio_net_destroy);
 		if (!rc)
-			rc = core_attach(vm->core, virtio_net_port(dev));
+			rc = core_attach(overlay_core(vm->overlay), virtio_net_port(dev));
 		if (rc)
 			return rc;
 	}
@@ -434,13 +408,13 @@ int vm_create(struct vm *vm, const struct vm_config *config)
 	if (!rc)
 		rc = create_loops(vm);
 	if (!rc)
-		rc = create_links(vm);
+		rc = create_overlay(vm);
 	if (!rc && !(vm->console = console_create(vm)))
 		rc = -errno;
 	if (!rc)
 		rc = create_devices(vm);
-	if (!rc && config->ctl_path && !(vm->ctl = ctl_create(vm)))
-		rc = -errno;
+	if (!rc && config->ctl_path)
+		rc = ctl_create(vm, &vm->ctl);
 	if (!rc && (rc = signals_create(vm)))
 		fail(rc, "signals: %s", strerror(-rc));
 	return rc;
@@ -449,10 +423,9 @@ int vm_create(struct vm *vm, const struct vm_config *config)
 /* The devices stopped with the vCPUs (pci_stop()), so that none calls a backend which is gone. */
 void vm_destroy(struct vm *vm)
 {
-	ctl_destroy(vm->ctl);
+	ctl_server_destroy(vm->ctl);
 	agent_destroy(vm->agent);
-	core_destroy(vm->core);
-	udp_endpoint_destroy(vm->endpoint);
+	overlay_destroy(vm->overlay);
 	pci_destroy(vm->pci);
 	for (unsigned i = 0; i < vm->device_count; i++) {
 		virtio_pci_destroy(vm->devices[i].pci);
@@ -594,11 +567,31 @@ static bool restart(struct vm *vm)
 	       atomic_compare_exchange_strong(&vm->end, &reboot, VM_RUNNING);
 }
 
+/* By the links that there are. Before the sidecar runs, which may change them. */
+static unsigned sandbox_needs(struct vm *vm)
+{
+	const struct core *core = overlay_core(vm->overlay);
+	unsigned needs = 0;
+
+	for (unsigned i = 0; i < core_ports(core); i++) {
+		const char *type = core_port(core, i) ? core_port(core, i)->ops->type : "";
+
+		if (!strcmp(type, "shm") || !strcmp(type, "passt"))
+			needs |= SANDBOX_UNIX;
+		else if (!strcmp(type, "eth"))
+			needs |= SANDBOX_PACKET;
+		else if (!strcmp(type, "tap"))
+			needs |= SANDBOX_TAP;
+	}
+	return needs;
+}
+
 int vm_run(struct vm *vm)
 {
+	const unsigned needs = sandbox_needs(vm);
 	int rc = sidecar_start(vm);
 
-	if (!rc && vm->config->sandbox && (rc = sandbox_enter()))
+	if (!rc && vm->config->sandbox && (rc = sandbox_enter(needs)))
 		fail(rc, "--sandbox: the kernel refuses the filter: %s: --sandbox off runs without",
 		     strerror(-rc));
 	if (!rc) {

@@ -20,11 +20,10 @@
 
 struct agent;
 struct console;
-struct core;
-struct ctl;
+struct ctl_server;
+struct overlay;
 struct pci_bus;
 struct serial;
-struct udp_endpoint;
 struct virtio_device;
 struct virtio_pci;
 
@@ -56,13 +55,12 @@ struct vm {
 	struct serial *serial;
 	struct console *console;
 	struct agent *agent;  /* NULL: no --agent */
-	struct ctl *ctl;      /* NULL: no --ctl */
+	struct ctl_server *ctl; /* NULL: no --ctl */
 	struct loop *control; /* the main thread's: signals, control socket, console */
 	struct loop *sidecar; /* the data path's */
 	pthread_t sidecar_thread;
 	bool sidecar_running;
-	struct core *core;
-	struct udp_endpoint *endpoint; /* NULL: no links */
+	struct overlay *overlay;
 	struct vm_device devices[VM_DEVICES_MAX];
 	unsigned device_count;
 	int kernel_fd, initrd_fd;

@@ -7,6 +7,8 @@
 #define WEFT_CORE_H
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "vnet/port.h"
 #include "vnet/routes.h"
@@ -17,6 +19,7 @@ struct core_options {
 	bool learn;      /* remember behind which port a MAC address is, with ageing and a bound */
 	bool transit;    /* without routes: pass frames from link to link too (a hub) */
 	bool neighbours; /* answer ARP and IPv6 neighbour solicitations for addresses already known */
+	uint64_t (*clock_ns)(void); /* NULL: CLOCK_MONOTONIC; tests have one of their own */
 };
 
 /* core_create - an overlay core without ports. @options: NULL is all off. Returns NULL with errno set. */
@@ -24,7 +27,8 @@ struct core *core_create(const struct core_options *options);
 /* core_destroy - closes every port still attached (ops->close) and frees the core. NULL is fine. */
 void core_destroy(struct core *core);
 
-/* core_attach - add a port. Returns 0, -EEXIST for a name in use, -ENOSPC past CORE_PORTS_MAX. */
+/* core_attach - add a port. Returns 0, -EINVAL for a name that means something in routes ("all", "nics", "links",
+ * "drop"), -EEXIST for a name in use, -ENOSPC past CORE_PORTS_MAX. */
 int core_attach(struct core *core, struct port *port);
 /* core_detach - take a port out; it is not closed. */
 void core_detach(struct core *core, struct port *port);
@@ -34,9 +38,12 @@ void core_detach(struct core *core, struct port *port);
  * @in:     the port they came from; a frame never goes back there
  * @frames: borrowed until the call returns; @n 1..FRAME_BATCH_MAX
  *
- * Counts in_frames/in_bytes and drops (runts, oversize, no route) on @in. What an interface sends goes to
- * every other port; what a link brings goes to the interfaces only, or else a full mesh of links would
- * send frames in circles (split horizon).
+ * Counts in_frames/in_bytes and drops (runts, oversize, no route, hops) on @in. Where frames go: routes, learnt
+ * addresses, and without routes split horizon (see below). What a frame still needs and a port cannot do is done
+ * here, and segments that a link brought are joined for a port that takes large frames.
+ *
+ * frame->hops of 0 means FRAME_HOPS_MAX; a frame from a link to a link is changed in place: one hop less.
+ * Never from within send_batch() of a port of the same core.
  */
 void core_input(struct core *core, struct port *in, struct frame *const frames[], unsigned n);
 
@@ -72,10 +79,12 @@ void core_matrix(const struct core *core, void (*visit)(void *context, const uin
 #define CORE_HISTOGRAM 32
 struct core_counters {
 	uint64_t cache_hits, cache_misses;  /* of the flow cache */
-	uint64_t learnt, moved, aged, full; /* MAC learning; full: not learnt for want of room */
+	uint64_t learnt, moved, held, aged, full; /* MAC learning; held: moves not followed, because the address
+						   * flaps; full: not learnt for want of room */
 	uint64_t answered;                  /* ARP and ND questions answered here */
 	uint64_t split, merged;             /* frames cut, frames joined in software */
-	uint64_t batch_size[CORE_HISTOGRAM], forward_ns[CORE_HISTOGRAM];
+	uint64_t batch_size[CORE_HISTOGRAM]; /* frames that came in together */
+	uint64_t forward_ns[CORE_HISTOGRAM]; /* from core_input() to its end: a batch's time, with its ports' */
 };
 const struct core_counters *core_counters(const struct core *core);
 
@@ -83,7 +92,8 @@ const struct core_counters *core_counters(const struct core *core);
 void core_trace(struct core *core, struct port *in, const struct frame *frame,
 		void (*say)(void *context, const char *line), void *context);
 
-/* A tap on a port's frames, both directions, for captures; NULL takes it off. @out: leaving by the port. */
+/* A tap on a port's frames, both directions, for captures; a NULL @watch takes it off, and so does core_detach().
+ * @out: leaving by the port, as the port is given them. Runts are not shown. */
 typedef void core_watch_fn(void *context, const struct port *port, bool out, const struct frame *frame);
 void core_watch(struct core *core, struct port *port, core_watch_fn *watch, void *context);
 

@@ -33,7 +33,7 @@ struct frame {
 	unsigned iovcnt;
 	uint32_t len; /* bytes, FRAME_SIZE_MIN..FRAME_SIZE_MAX */
 	uint8_t eth[FRAME_HEADER];
-	uint8_t hops; /* links it may still cross; what an interface sends starts with FRAME_HOPS_MAX */
+	uint8_t hops; /* links it may still cross; 0: not said, that is FRAME_HOPS_MAX */
 	struct frame_offload offload;
 };
 

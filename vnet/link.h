@@ -62,6 +62,8 @@ struct link_type {
 		    char error[LINK_ERROR_MAX]);
 	/* Release an endpoint whose links are closed. */
 	void (*endpoint_destroy)(void *endpoint);
+	/* Add to @sum what an endpoint counted that belongs to no link of its; may be NULL. */
+	void (*endpoint_counters)(void *endpoint, struct port_counters *sum);
 };
 extern const struct link_type link_udp, link_eth, link_shm, link_tap, link_passt;
 
@@ -95,6 +97,10 @@ int links_listen(struct links *links, const char *option, const char *url, char 
 int links_add(struct links *links, const char *option, const char *url, struct port **port, char error[LINK_ERROR_MAX]);
 /* links_remove - detach and close. */
 void links_remove(struct links *links, struct port *port);
+/* links_counters - visit what the endpoints counted that belongs to no single link: strangers' datagrams. */
+void links_counters(const struct links *links,
+		    void (*visit)(void *context, const char *scheme, const struct port_counters *counters),
+		    void *context);
 /* links_types - all types (for help), NULL at the end. */
 const struct link_type *const *links_types(void);
 

@@ -354,6 +354,16 @@ static void endpoint_destroy(void *endpoint)
 	udp_endpoint_destroy(endpoint);
 }
 
+static void endpoint_counters(void *endpoint, struct port_counters *sum)
+{
+	for (const struct udp_endpoint *ep = endpoint; ep; ep = ep->next) {
+		for (unsigned r = 0; r < DROP_REASONS; r++)
+			sum->drops[r] += ep->counters.drops[r];
+		sum->syscalls += ep->counters.syscalls;
+		sum->batches += ep->counters.batches;
+	}
+}
+
 /* --- links --------------------------------------------------------------------------------- */
 
 /* The endpoints that speak @encap, from @ep on. */
@@ -433,6 +443,7 @@ const struct link_type link_udp = {
     .listen = endpoint_listen,
     .open = link_open,
     .endpoint_destroy = endpoint_destroy,
+    .endpoint_counters = endpoint_counters,
 };
 
 /* --- for who has no list of links ---------------------------------------------------------- */

@@ -388,3 +388,17 @@ void links_remove(struct links *links, struct port *port)
 	*at = link->next;
 	link_close(links, link);
 }
+
+void links_counters(const struct links *links,
+		    void (*visit)(void *context, const char *scheme, const struct port_counters *counters),
+		    void *context)
+{
+	for (size_t i = 0; i < TYPES; i++) {
+		struct port_counters sum = {0};
+
+		if (!links->endpoints[i] || !types[i]->endpoint_counters)
+			continue;
+		types[i]->endpoint_counters(links->endpoints[i], &sum);
+		visit(context, types[i]->scheme, &sum);
+	}
+}

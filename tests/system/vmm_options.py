@@ -14,12 +14,13 @@ from weft import (STATUS_ENVIRONMENT, STATUS_OK, STATUS_USAGE, WEFT, Vm, VmTest,
 
 NONSENSE = "/no/such/%%/\x7f"
 # Options whose value is a path: what is wrong with it is the environment's matter.
-PATHS = ("kernel", "initrd", "disk", "agent", "ctl")
+PATHS = ("kernel", "initrd", "disk", "agent", "ctl", "overlay", "key-file")
 # A good value for each option, so that it can be given twice.
 GOOD = {"config": "empty.ini", "name": "x", "memory": "16M", "cpus": "1", "kernel": guest("hello"),
         "initrd": guest("hello"), "cmdline": "x", "net": "mtu=1500", "disk": "disk.raw", "agent": "a.sock",
         "console": "off", "escape": "^A", "listen": "udp://127.0.0.1:6081", "link": "udp://127.0.0.1:6082",
-        "vni": "1", "ctl": "c.sock", "on-reboot": "exit", "sandbox": "off"}
+        "vni": "1", "route": "to all", "overlay": "empty.ini", "key-file": "empty.ini", "offload": "off",
+        "learn": "off", "transit": "on", "neighbours": "on", "ctl": "c.sock", "on-reboot": "exit", "sandbox": "off"}
 
 
 def options():

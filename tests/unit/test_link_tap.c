@@ -121,6 +121,7 @@ static struct port *tap_up(const char *url, unsigned mtu)
 	port = lab_link(&vm, url);
 	cr_assert_not_null(port, "%s", vm.error);
 	cr_assert(lab_until_up(loop, port));
+	cr_assert(lab_until_running(loop, "wt0"));
 	return port;
 }
 
@@ -257,6 +258,7 @@ Test(link_tap, interface_recovers, .fini = down)
 		cr_assert(lab_shell("ip link set wt0 mtu %u up", 1400 + i));
 		cr_assert(lab_until_up(loop, port));
 		cr_assert_eq(port->mtu, 1400 + i);
+		cr_assert(lab_until_running(loop, "wt0"));
 		host_open("wt0", false);
 		host_send(&frame);
 		expect_guest(0x88b5);
@@ -268,6 +270,7 @@ Test(link_tap, interface_recovers, .fini = down)
 		cr_assert_eq(if_nametoindex("wt0"), 0); /* not made anew by us */
 		cr_assert(lab_shell("ip tuntap add wt0 mode tap && ip link set wt0 up"));
 		cr_assert(lab_until_up(loop, port));
+		cr_assert(lab_until_running(loop, "wt0"));
 		host_open("wt0", false);
 		host_send(&frame);
 		expect_guest(0x88b5);
@@ -332,6 +335,8 @@ Test(link_tap, macvtap_carries_frames, .fini = down)
 	port = lab_link(&vm, "tap://mv0");
 	cr_assert_not_null(port, "%s", vm.error);
 	cr_assert(lab_until_up(loop, port));
+	cr_assert(lab_until_running(loop, "v0") && lab_until_running(loop, "v1") &&
+		  lab_until_running(loop, "mv0"));
 	host_open("v1", false);
 	lab_frame(&frame, 0, 100);
 	lab_send_frame(&vm, &frame);

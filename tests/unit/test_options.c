@@ -36,7 +36,9 @@ Test(options, defaults)
 	cr_assert_str_eq(config.kernel, "k");
 	cr_assert_eq(config.memory, 256u << 20);
 	cr_assert_eq(config.cpus, 1);
-	cr_assert_eq(config.vni, 1);
+	cr_assert_eq(config.overlay.vni, 1);
+	cr_assert(config.overlay.learn && config.overlay.offload);
+	cr_assert(!config.overlay.transit && !config.overlay.neighbours);
 	cr_assert_eq(config.console, CONSOLE_STDIO);
 	cr_assert_eq(config.escape, 0x1d);
 	cr_assert(config.restart && config.sandbox);
@@ -120,7 +122,29 @@ Test(options, links)
 {
 	struct vm_config config = parse("--kernel k --net mtu=1500 --listen udp://[::1]:1 --link udp://a:2 --link udp://b:3");
 
-	cr_assert_str_eq(config.listen, "[::1]:1");
-	cr_assert_eq(config.link_count, 2);
-	cr_assert_str_eq(config.links[1], "b:3");
+	cr_assert_str_eq(config.overlay.listens[0], "udp://[::1]:1");
+	cr_assert_null(config.overlay.listens[1]);
+	cr_assert_str_eq(config.overlay.links[1], "udp://b:3");
+	cr_assert_null(config.overlay.links[2]);
+}
+
+Test(options, a_listener_waits_for_links_to_come)
+{
+	cr_assert_not_null(parse("--kernel k --listen udp://[::1]:1 --ctl c").overlay.listens);
+	cr_assert_not_null(parse("--kernel k --listen udp://[::1]:1 --overlay f").overlay.listens);
+	cr_assert_not_null(parse("--kernel k --listen shm:///s").overlay.listens);
+}
+
+Test(options, overlay)
+{
+	struct vm_config config = parse("--kernel k --overlay f --key-file=key --offload off --learn off --transit on "
+					"--neighbours on --route to=x --route=b");
+
+	cr_assert_str_eq(config.overlay.file, "f");
+	cr_assert_str_eq(config.overlay.key_file, "key");
+	cr_assert(!config.overlay.offload && !config.overlay.learn);
+	cr_assert(config.overlay.transit && config.overlay.neighbours);
+	cr_assert_str_eq(config.overlay.routes[0], "to=x");
+	cr_assert_str_eq(config.overlay.routes[1], "b");
+	cr_assert_null(config.overlay.routes[2]);
 }

@@ -17,7 +17,7 @@
  *	stands for the path of a fresh raw file of SIZE (512K, 1M, ...) filled with zeroes,
  *	{socket} for a path at which a Unix socket can be made
  *   // expect: STATUS
- *	exit status of weft (vmm/message.h); default 0
+ *	exit status of weft (vnet/message.h); default 0
  *   // expect-output: TEXT
  *	a line of the console's output begins with TEXT; several must come in their order
  *   // on-output: TEXT => SIGTERM

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "vmm/message.h"
+#include "vnet/message.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 static void message_print(const char *format, va_list args)
 {
 	char line[1024];
-	int n = snprintf(line, sizeof(line), "weft: ");
+	int n = snprintf(line, sizeof(line), "%.32s: ", program_invocation_short_name);
 
 	vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
 	fprintf(stderr, "%s\n", line);
