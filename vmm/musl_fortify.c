@@ -16,6 +16,7 @@ int __snprintf_chk(char *s, size_t size, int flag, size_t room, const char *form
 int __vsnprintf_chk(char *s, size_t size, int flag, size_t room, const char *format, va_list args);
 int __vasprintf_chk(char **result, int flag, const char *format, va_list args);
 char *__strcat_chk(char *to, const char *from, size_t room);
+void __explicit_bzero_chk(void *to, size_t len, size_t room);
 
 int __fprintf_chk(FILE *stream, int flag, const char *format, ...)
 {
@@ -59,6 +60,13 @@ char *__strcat_chk(char *to, const char *from, size_t room)
 	if (strlen(to) + strlen(from) >= room)
 		abort();
 	return strcat(to, from);
+}
+
+void __explicit_bzero_chk(void *to, size_t len, size_t room)
+{
+	if (len > room)
+		abort();
+	explicit_bzero(to, len);
 }
 
 #endif

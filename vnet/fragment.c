@@ -116,7 +116,10 @@ uint32_t fragment_cut_next(struct fragment_cut *cut, struct geneve_extras *extra
 
 	if (len > left)
 		len = left;
-	*extras = cut->where.offset ? (struct geneve_extras){0} : *cut->extras;
+	if (cut->where.offset)
+		*extras = (struct geneve_extras){0};
+	else
+		*extras = *cut->extras;
 	extras->part = true;
 	extras->where = cut->where;
 	cut->where.offset += len;

@@ -14,7 +14,7 @@
  *
  * Loss must not pass for a small path. A search ends just below the smallest size that failed, so
  * that one is tried once more at the end (RFC 8899 has no such step): if it passes, the search goes
- * on upwards from there. A late answer counts too.
+ * on upwards from there, and nobody has seen the wrong result. A late answer counts too.
  *
  * Afterwards there are two timers. Each CHECK_NS the size in force is probed: if that fails
  * although the peer answers, large datagrams vanish on the way without a word (a black hole, RFC
@@ -57,9 +57,11 @@ static void step_end(struct path_search *p, uint64_t now_ns)
 {
 	p->size = 0;
 	p->tries = 0;
-	p->next_ns = now_ns + (size_choose(p) ? 0 : CHECK_NS);
-	if (p->low == p->high)
-		p->payload = p->low;
+	p->next_ns = now_ns;
+	if (size_choose(p))
+		return;
+	p->payload = p->low;
+	p->next_ns += CHECK_NS;
 }
 
 static void search_restart(struct path_search *p, uint32_t high, bool high_tried, uint64_t now_ns)

@@ -21,12 +21,15 @@
  * repeats an INIT that the peer may have been too late for), and the other one drops its own
  * attempt and answers. Who answers has no INIT pending, so both end with the same keys.
  *
- * Timers
- *   no answer to an INIT: again after RETRY_MIN_NS, doubled up to RETRY_MAX_NS, RETRY_RARE_NS after
- * RETRY_MANY REKEY_NS after keys were agreed their initiator starts a handshake; REKEY_BACKUP_NS
- * after, the other one REJECT_NS after, keys are wiped; without others nothing passes: -ENOTCONN
- *   SILENCE_NS after something was sent and nothing came back: a handshake, as the peer may have
- * lost its keys
+ * Timers:
+ *
+ * - no answer to an INIT: again after RETRY_MIN_NS, doubled up to RETRY_MAX_NS; after RETRY_MANY
+ *   attempts each RETRY_RARE_NS
+ * - REKEY_NS after keys were agreed their initiator starts a handshake, REKEY_BACKUP_NS after the
+ *   other one
+ * - REJECT_NS after keys were agreed they are wiped; without others nothing passes: -ENOTCONN
+ * - SILENCE_NS after something was sent and nothing came back: a handshake, as the peer may have
+ *   lost its keys
  *
  * Replays: an INIT carries the time and is taken only if it is later than the last one; an ANSWER
  * fits one INIT only; DATA has a counter and a window. If the INIT is authentic but old, the peer's
@@ -207,7 +210,7 @@ static void pending_drop(struct seal *s)
 static struct noise_payload payload_make(const struct seal *s, uint64_t time, uint32_t index,
 					 uint32_t flags)
 {
-	struct noise_payload payload;
+	struct noise_payload payload = {0};
 
 	put64(payload.time, time);
 	put64(payload.id, s->id);

@@ -20,11 +20,10 @@
 
 #include "vnet/seal_noise.h"
 
-static_assert(NOISE_SIZE == crypto_scalarmult_BYTES && NOISE_SIZE == crypto_hash_sha256_BYTES &&
-		  NOISE_SIZE == crypto_auth_hmacsha256_BYTES &&
-		  NOISE_SIZE == crypto_aead_chacha20poly1305_ietf_KEYBYTES &&
-		  NOISE_SIZE == SEAL_KEY_SIZE,
-	      "of every key and hash");
+static_assert(NOISE_SIZE == crypto_scalarmult_BYTES, "X25519");
+static_assert(NOISE_SIZE == crypto_hash_sha256_BYTES, "SHA-256");
+static_assert(NOISE_SIZE == crypto_aead_chacha20poly1305_ietf_KEYBYTES, "ChaChaPoly");
+static_assert(NOISE_SIZE == SEAL_KEY_SIZE, "the shared key");
 
 #define PROLOGUE "weft seal 1"
 
@@ -42,7 +41,7 @@ static void hmac(const uint8_t key[NOISE_SIZE], const void *a, size_t a_len, con
 
 /* HKDF of section 4.3: @n outputs of NOISE_SIZE, which may be the chain itself. */
 static void derive(const uint8_t chain[NOISE_SIZE], const void *input, size_t len,
-		   uint8_t *const out[], unsigned n)
+		   uint8_t *const out[], uint8_t n)
 {
 	uint8_t secret[NOISE_SIZE], last[NOISE_SIZE];
 

@@ -36,8 +36,7 @@ struct noise_message {
 	uint8_t reserved[2];
 	uint8_t ephemeral[NOISE_SIZE];
 	uint8_t payload[sizeof(struct noise_payload) + NOISE_TAG_SIZE];
-	uint8_t mac[NOISE_MAC_SIZE]; /* BLAKE2b under the link key over all before it, see
-					noise_mac_check() */
+	uint8_t mac[NOISE_MAC_SIZE]; /* BLAKE2b under the link key, see seal_noise.c */
 };
 static_assert(sizeof(struct noise_message) == 92, "on the wire");
 

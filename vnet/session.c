@@ -13,16 +13,20 @@
  * whoever starts, and also if both do. A peer that restarted has a new id; its first HELLO runs the
  * same course, which takes a round trip and a half, no matter what state we are in.
  *
- * States (enum link_state) and what ends them:
- *   LINK_PLAIN  the peer never answered, and plain frames may be sent to it; also when it speaks
- * another version LINK_DOWN   the peer does not answer LINK_UP     it does. Left when all HELLOs of
- * SILENCE_NS remained unanswered
+ * States (enum link_state):
  *
- * Timers
- *   not up: a HELLO each EAGER_NS for the first EAGER_FOR_NS, then each KEEPALIVE_NS; a peer that
- * never answered gets one each RARE_NS after RARE_AFTER_NS, because nobody may be there, ever up: a
- * HELLO KEEPALIVE_NS after the last answer; unanswered it is repeated sooner, so that loss on the
- * way does not look like a dead peer up: probes of the path MTU, see path_search.c
+ * - LINK_PLAIN: the peer never answered, and plain frames may be sent to it; also when it speaks
+ *   another version
+ * - LINK_DOWN: the peer does not answer
+ * - LINK_UP: it does. Left when all HELLOs of SILENCE_NS remained unanswered
+ *
+ * Timers:
+ *
+ * - not up: a HELLO each EAGER_NS for the first EAGER_FOR_NS, then each KEEPALIVE_NS; a peer that
+ *   never answered gets one each RARE_NS after RARE_AFTER_NS, because nobody may be there, ever
+ * - up: a HELLO KEEPALIVE_NS after the last answer; unanswered it is repeated sooner, so that loss
+ *   on the way does not look like a dead peer
+ * - up: probes of the path MTU, see path_search.c
  *
  * Answers are limited by two token buckets, one for the peer as we know it and a small one for
  * anybody else who sends from its address, so that a flood of forgeries costs neither time nor the
@@ -48,8 +52,9 @@
 #define RARE_NS	      (5 * S_NS)
 #define RARE_AFTER_NS (60 * S_NS)
 #define SILENCE_NS    (3 * S_NS)
-#define PROBE_MIN_NS  (100 * MS_NS) /* how long a probe's answer may take: four round trips within \
-				     */
+#define PROBE_MIN_NS                                                                               \
+	(100 * MS_NS) /* how long a probe's answer may take: four round trips within               \
+		       */
 #define PROBE_MAX_NS  (1 * S_NS)
 #define RTT_WEIGHT    8u /* of the past against a new measurement, RFC 6298, 2.3 */
 #define RTT_MAX_NS    (60 * S_NS)
@@ -60,30 +65,31 @@
 struct session {
 	struct session_ops ops;
 	void *context;
-	struct session_self self;
-	uint32_t overhead;
-	bool plain_ok;
 	uint8_t *message; /* room for the longest probe */
 	uint64_t id;
+	struct session_self self;
+	uint32_t overhead;
 
 	struct link_status status; /* but for path_mtu */
-	bool answered;		   /* the peer has answered at least once */
-	unsigned depth;		   /* calls under way: ops.send may call back */
-	bool changed;		   /* ops.changed is to be called when they end */
-	uint64_t hello_ns;	   /* the next HELLO */
-	uint64_t waiting_ns;	   /* the first HELLO since the last answer; 0: none */
-	uint32_t sequence;	   /* of the last HELLO */
-	uint64_t lost;
-	uint16_t observed; /* the peer's port, for it to know */
 	struct path_search path;
+	uint64_t hello_ns;   /* the next HELLO */
+	uint64_t waiting_ns; /* the first HELLO since the last answer; 0: none */
+	uint64_t lost;
 	uint64_t peer_bucket_ns, other_bucket_ns;
 
 	/* The peer: zeros while it is not up, but for the former id. */
 	uint64_t peer_id;
 	uint64_t peer_former; /* before its last restart: there may be messages late on the way */
-	struct session_self peer;
 	uint64_t peer_lost;
+	struct session_self peer;
 	uint16_t our_port; /* as it sees it */
+
+	uint16_t observed; /* the peer's port, for it to know */
+	uint32_t sequence; /* of the last HELLO */
+	unsigned depth;	   /* calls under way: ops.send may call back */
+	bool changed;	   /* ops.changed is to be called when they end */
+	bool answered;	   /* the peer has answered at least once */
+	bool plain_ok;
 };
 
 static void session_enter(struct session *s)

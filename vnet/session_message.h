@@ -14,11 +14,14 @@
  *       32      8  time: of a request, in a unit of the sender's; its answer repeats it
  *       40         fields: type (1 byte), length of the value (1 byte), value
  *
- * Fields (in HELLO and HELLO_ANSWER; at most once each; an unknown one is ignored, and so is what a
- * later version appends to a known one): SELF      12  offloads, frame_max, features: 4 bytes each;
- * must be there PORTS   2..16 further UDP source ports of the sender, 2 bytes each OBSERVED   2 the
- * source port that the receiver's messages come from, as the sender sees it LOST       8  frames
- * that the sender could not reassemble because a part was missing, since it started
+ * Fields, in HELLO and HELLO_ANSWER; at most once each; an unknown one is ignored, and so is what a
+ * later version appends to a known one:
+ *
+ *   type  bytes
+ *      1     12  offloads, frame_max, features: 4 bytes each; must be there
+ *      2  2..16  further UDP source ports of the sender, 2 bytes each
+ *      3      2  the source port that the receiver's messages come from, as the sender sees it
+ *      4      8  frames from the receiver that the sender lost in part, since it started
  *
  * A HELLO is padded to SESSION_HELLO_SIZE, and no answer is longer than its request: who forges a
  * source address gains nothing. A PROBE is padded to the size that it tries; its answer is a

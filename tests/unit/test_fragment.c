@@ -665,6 +665,106 @@ Test(fragment, cut_and_joined, .init = up, .fini = down)
 	}
 }
 
+/* --- a network that loses, repeats and reorders ---------------------------------------------- */
+
+#define SENT	   800u /* frames */
+#define DELAY_MAX  20u	/* ticks */
+#define TICK	   (TIMEOUT / 200)
+#define FLYING_MAX 4096u
+
+struct flying {
+	struct fragment where;
+	uint32_t len;
+	unsigned due; /* tick */
+};
+
+static struct flying flying[FLYING_MAX];
+static unsigned flying_count;
+
+/* Put a part on its way, perhaps twice, perhaps not at all. Returns whether it will arrive. */
+static bool launch(const struct fragment *where, uint32_t len, unsigned tick)
+{
+	unsigned copies = random_below(100) < 2 ? 2 : 1, arriving = 0;
+
+	while (copies--) {
+		if (random_below(200) == 0)
+			continue;
+		cr_assert_lt(flying_count, FLYING_MAX);
+		flying[flying_count++] =
+		    (struct flying){*where, len, tick + random_below(DELAY_MAX)};
+		arriving++;
+	}
+	return arriving;
+}
+
+/* What frame @id holds begins at @id of the original. Returns whether all, some of it will arrive.
+ */
+static void launch_frame(uint32_t id, unsigned tick, bool *all, bool *some)
+{
+	uint32_t len = FRAME_SIZE_MIN + random_below(FRAME_SIZE_MAX - SENT - FRAME_SIZE_MIN), part;
+	struct geneve_extras extras;
+	struct fragment_cut cut;
+
+	*all = true;
+	*some = false;
+	cr_assert_gt(fragment_cut_start(&cut, &plain, id, len, 1472), 0);
+	while ((part = fragment_cut_next(&cut, &extras))) {
+		bool arrives = launch(&extras.where, part, tick);
+
+		*all = *all && arrives;
+		*some = *some || arrives;
+	}
+}
+
+/* Everything that is due, in any order; a frame comes at most once. */
+static void land(unsigned tick, bool delivered[SENT])
+{
+	for (unsigned i = 0; i < flying_count;) {
+		const struct flying part = flying[i];
+		const uint8_t *content = original + part.where.id;
+		const struct frame *frame;
+
+		if (part.due != tick) {
+			i++;
+			continue;
+		}
+		flying[i] = flying[--flying_count];
+		frame = add(part.where, content + part.where.offset, part.len);
+		if (!frame)
+			continue;
+		frame_check(frame, content, part.where.total);
+		cr_assert_not(delivered[part.where.id]);
+		delivered[part.where.id] = true;
+	}
+	flush();
+	now += TICK;
+}
+
+Test(fragment, lossy_network, .init = up, .fini = down)
+{
+	static bool all[SENT], some[SENT], delivered[SENT];
+	unsigned lost = 0;
+
+	random_state = 42;
+	flying_count = 0;
+	original_fill();
+	for (unsigned tick = 0; tick < SENT + DELAY_MAX; tick++) {
+		if (tick < SENT)
+			launch_frame(tick, tick, &all[tick], &some[tick]);
+		land(tick, delivered);
+	}
+	cr_assert_eq(flying_count, 0);
+	now += TIMEOUT;
+	flush();
+	for (unsigned id = 0; id < SENT; id++) {
+		cr_assert_eq(delivered[id], all[id]);
+		lost += some[id] && !all[id];
+	}
+	cr_assert_gt(lost, SENT / 20);
+	cr_assert_eq(counters.drops[DROP_FRAGMENT] + counters.drops[DROP_MEMORY], lost);
+	cr_assert_eq(reassembly_next(r), UINT64_MAX);
+}
+
 /* From how many bytes on a frame takes one part more, and the sizes that fit none. */
 Test(fragment, cut_counts_parts)
 {

@@ -105,7 +105,7 @@ static int content_send(struct rig *rig, unsigned from)
 
 	if (len < 0)
 		return len;
-	cr_assert_eq(len, 4 + iov[1].iov_len + SEAL_OVERHEAD);
+	cr_assert_eq((size_t)len, 4 + iov[1].iov_len + SEAL_OVERHEAD);
 	rig->last_len = (size_t)len;
 	end->sent++;
 	return end_send(end, rig->last, rig->last_len);
@@ -113,12 +113,12 @@ static int content_send(struct rig *rig, unsigned from)
 
 /* A copy that is exactly as long, so that a sanitizer sees its end. Returns the content's number or
  * -1. */
-static int open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size_t len)
+static int64_t open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size_t len)
 {
 	struct end *end = &rig->ends[to];
 	enum drop_reason reason = DROP_REASONS;
 	uint8_t *copy = malloc(len ? len : 1), *content = NULL;
-	uint32_t n = UINT32_MAX;
+	uint32_t n = 0;
 	size_t got;
 
 	memcpy(copy, datagram, len);
@@ -133,7 +133,7 @@ static int open_copy(struct rig *rig, unsigned to, const uint8_t *datagram, size
 		end->got[n % CONTENTS]++;
 	}
 	free(copy);
-	return (int)n;
+	return got ? (int64_t)n : -1;
 }
 
 static void land(struct rig *rig)
@@ -591,6 +591,33 @@ Test(seal, replayed_handshake)
 	run(rig, 1 * S);
 	keys_match(rig);
 	exchange(rig);
+	rig_close(rig);
+}
+
+/* An INIT that another implementation of Noise made: time 1, id 2, index 3, no AES. */
+Test(seal, handshake_as_others_make_it)
+{
+	static const uint8_t init[] = {
+	    0xc1, 0x01, 0x00, 0x00, 0x8f, 0x40, 0xc5, 0xad, 0xb6, 0x8f, 0x25, 0x62, 0x4a, 0xe5,
+	    0xb2, 0x14, 0xea, 0x76, 0x7a, 0x6e, 0xc9, 0x4d, 0x82, 0x9d, 0x3d, 0x7b, 0x5e, 0x1a,
+	    0xd1, 0xba, 0x6f, 0x3e, 0x21, 0x38, 0x28, 0x5f, 0x96, 0x6d, 0x05, 0xf8, 0x96, 0xde,
+	    0x12, 0x09, 0x8d, 0x49, 0x31, 0x93, 0xed, 0x59, 0x67, 0x90, 0x00, 0x13, 0x97, 0xbb,
+	    0x78, 0xfe, 0xd8, 0xc8, 0xa0, 0x83, 0x0c, 0x8e, 0x01, 0x1f, 0x90, 0x1d, 0x3f, 0x2f,
+	    0x23, 0xcf, 0xaa, 0xea, 0x33, 0xb2, 0xe4, 0x55, 0x2f, 0x64, 0x06, 0x42, 0xcf, 0x42,
+	    0x48, 0x84, 0x80, 0x6d, 0x12, 0xcc, 0x08, 0x8d,
+	};
+	struct rig *rig = rig_open();
+	const struct keys *next;
+
+	end_start(rig, 0);
+	cr_assert_eq(open_copy(rig, 0, init, sizeof(init)), -1);
+	cr_assert_eq(rig->ends[0].drops[DROP_REASONS], 1);
+	cr_assert_eq(rig->path.flying, 1);
+	cr_assert_eq(rig->path.flights[0].len, sizeof(init));
+	next = &rig->ends[0].seal->keys[NEXT];
+	cr_assert_eq(next->theirs, 3);
+	cr_assert_not(next->send.aes);
+	cr_assert_eq(rig->ends[0].seal->peer_time, 1);
 	rig_close(rig);
 }
 

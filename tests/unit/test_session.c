@@ -450,6 +450,29 @@ Test(session, path_mtu_black_hole)
 	rig_close(&rig);
 }
 
+/* A second in which large datagrams are lost, just when the size is checked: nobody is to see it.
+ */
+Test(session, path_mtu_survives_a_bad_moment)
+{
+	struct rig rig;
+	unsigned changes;
+
+	rig_open(&rig);
+	end_start(&rig, 0, true);
+	end_start(&rig, 1, true);
+	run(&rig, 4900 * MS);
+	changes = rig.ends[0].changes;
+	path_set(&rig, 600);
+	run(&rig, 1 * S);
+	path_set(&rig, PATH_MAX);
+	for (unsigned i = 0; i < 200; i++) {
+		run(&rig, 100 * MS);
+		cr_assert_eq(session_payload(rig.ends[0].session), PATH_MAX);
+	}
+	cr_assert_eq(rig.ends[0].changes, changes);
+	rig_close(&rig);
+}
+
 Test(session, far_away_peer)
 {
 	struct rig rig;
