@@ -5,8 +5,8 @@
  * A frame's offload state says what its sender left to others: the transport checksum (NEEDS_CSUM),
  * and cutting a large TCP segment or UDP datagram to size (GSO). offload_check() accepts what can
  * be done to the frame it came with, and everything that follows relies on that. It does not rely
- * on the frame's bytes: a guest may rewrite them meanwhile, so offload_split_start() copies the
- * headers, judges the copy again, and makes every piece's headers from it.
+ * on the frame's bytes: a guest may rewrite them meanwhile, so split_open() copies the headers,
+ * judges the copy again, and makes every piece's headers from it.
  *
  * A checksum without GSO is generic (virtio 1.2, 5.1.6.2): a sum from csum_start to the frame's end
  * is put csum_offset behind it, whatever protocol that is, since guests ask for it within tunnels
@@ -17,9 +17,9 @@
  * PSH only on the last, CWR only on the first (RFC 3168, 6.1.2). The sender's partial checksum is
  * kept and corrected by the difference in length, so that routing headers need not be understood.
  *
- * The headers of pieces lie in the splitter, their payload stays where it is. Pieces come in
- * batches, so that a frame of any number of pieces needs bounded room. One thread, no state but the
- * splitter's.
+ * The headers of pieces lie in the splitter, their payload stays where it is. Pieces of several
+ * frames, and frames that need no work, come together in batches: a port gets full ones, and a
+ * frame of any number of pieces needs bounded room. One thread, no state but the splitter's.
  */
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
@@ -67,18 +67,6 @@ static uint32_t checksum_end(const struct frame_offload *offload)
 	return (uint32_t)offload->csum_start + offload->csum_offset + CSUM_SIZE;
 }
 
-/* Copy the frame's first bytes, of which the Ethernet header was copied before. Returns their
- * number. */
-static size_t header_copy(const struct frame *frame, uint8_t *header, size_t max)
-{
-	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
-	size_t len = iov_read(&at, header, max);
-
-	if (len >= FRAME_HEADER)
-		memcpy(header, frame->eth, FRAME_HEADER);
-	return len;
-}
-
 /* Are the headers those of a frame with this GSO state? */
 static bool gso_parse(const struct frame *frame, const uint8_t *header, size_t len,
 		      struct packet *packet)
@@ -104,7 +92,7 @@ static bool gso_check(const struct frame *frame)
 		return false;
 	if ((offload->gso_type & VIRTIO_NET_HDR_GSO_ECN) && kind->protocol != IPPROTO_TCP)
 		return false;
-	return gso_parse(frame, header, header_copy(frame, header, sizeof(header)), &packet);
+	return gso_parse(frame, header, packet_copy(frame, header, sizeof(header)), &packet);
 }
 
 bool offload_check(const struct frame *frame)
@@ -150,10 +138,15 @@ struct split_piece {
 };
 
 struct offload_split {
-	const struct frame *frame;
-	struct packet packet; /* of a GSO frame */
+	struct frame *const *frames; /* not yet looked at */
+	unsigned frame_count;
+	uint32_t offloads; /* enum port_offload bits that need no work */
+	unsigned failed;   /* frames that could not be cut */
+
+	struct frame *frame; /* being cut */
+	bool more;	     /* not all of its pieces have been made */
 	bool gso;
-	bool more;	      /* not all pieces have been made */
+	struct packet packet; /* of a GSO frame */
 	unsigned index;	      /* of the next piece */
 	uint32_t left;	      /* payload bytes not yet in a piece */
 	uint32_t size;	      /* payload bytes of a piece */
@@ -175,26 +168,47 @@ void offload_split_destroy(struct offload_split *split)
 	free(split);
 }
 
+void offload_split_batch(struct offload_split *split, struct frame *const frames[], unsigned n,
+			 uint32_t offloads)
+{
+	split->frames = frames;
+	split->frame_count = n;
+	split->offloads = offloads;
+	split->failed = 0;
+	split->more = false;
+}
+
 void offload_split_start(struct offload_split *split, const struct frame *frame)
 {
+	split->frame = (struct frame *)frame; /* frames are given on as they came, not written to */
+	offload_split_batch(split, &split->frame, 1, 0);
+}
+
+unsigned offload_split_failed(const struct offload_split *split)
+{
+	return split->failed;
+}
+
+/* Begin to cut a frame. Returns false when its headers are no longer those that were checked. */
+static bool split_open(struct offload_split *split, struct frame *frame)
+{
 	const struct frame_offload *offload = &frame->offload;
-	size_t len = header_copy(frame, split->header, PACKET_HEADERS_MAX);
+	size_t len = packet_copy(frame, split->header, sizeof(split->header));
 
 	split->frame = frame;
 	split->gso = offload->gso_type != VIRTIO_NET_HDR_GSO_NONE;
-	split->more = true;
 	split->index = 0;
-	split->header_len = needs_checksum(offload) ? checksum_end(offload) : FRAME_HEADER;
+	split->header_len = checksum_end(offload);
 	if (split->gso) {
-		split->more = gso_parse(frame, split->header, len, &split->packet);
+		if (!gso_parse(frame, split->header, len, &split->packet))
+			return false;
 		split->header_len = split->packet.payload;
 	}
-	if (!split->more)
-		return;
 	split->left = frame->len - (uint32_t)split->header_len;
 	split->size = split->gso ? offload->gso_size : split->left;
 	split->at = iov_cursor(frame->iov, frame->iovcnt);
 	iov_skip(&split->at, split->header_len);
+	return true;
 }
 
 /* Describe the next @len bytes of payload. Returns false when there are more slices than room. */
@@ -255,25 +269,31 @@ static void split_checksum(const struct offload_split *split, struct split_piece
 	memcpy(piece->header + checksum_end(offload) - CSUM_SIZE, &sum, sizeof(sum));
 }
 
-/* Make the next piece. Returns false when there was no room for its slices. */
+/*
+ * Make the next piece. Returns false when there is no room for its slices in this batch; if there
+ * never is, its frame ends here.
+ */
 static bool split_piece(struct offload_split *split, struct split_piece *piece)
 {
 	uint32_t len = split->left < split->size ? split->left : split->size;
-	struct iovec *iov = split->iov + split->slices;
 	const struct iov_cursor before = split->at;
+	const unsigned first = split->slices;
 
-	if (split->slices == SLICES_MAX)
+	if (first == SLICES_MAX)
 		return false;
 	split->slices++;
 	if (!split_slice(split, len)) {
 		split->at = before;
+		split->slices = first;
+		split->more = first;
+		split->failed += !first;
 		return false;
 	}
 	memcpy(piece->header, split->header, split->header_len);
-	*iov = (struct iovec){.iov_base = piece->header, .iov_len = split->header_len};
+	split->iov[first] = (struct iovec){.iov_base = piece->header, .iov_len = split->header_len};
 	piece->frame = (struct frame){
-	    .iov = iov,
-	    .iovcnt = (unsigned)(split->iov + split->slices - iov),
+	    .iov = split->iov + first,
+	    .iovcnt = split->slices - first,
 	    .len = (uint32_t)split->header_len + len,
 	    .hops = split->frame->hops,
 	};
@@ -281,11 +301,25 @@ static bool split_piece(struct offload_split *split, struct split_piece *piece)
 	split->left -= len;
 	if (split->gso)
 		split_header(split, piece->header, piece->frame.len, !split->left);
-	if (needs_checksum(&split->frame->offload))
-		split_checksum(split, piece);
+	split_checksum(split, piece);
 	split->index++;
 	split->more = split->left;
 	return true;
+}
+
+/* Take the next frame. Returns it if there is nothing to do, else NULL: it is being cut, or failed.
+ */
+static struct frame *split_take(struct offload_split *split)
+{
+	struct frame *frame = *split->frames++;
+
+	split->frame_count--;
+	if (!(offload_needs(frame) & ~split->offloads))
+		return frame;
+	split->more = split_open(split, frame);
+	if (!split->more)
+		split->failed++;
+	return NULL;
 }
 
 unsigned offload_split_next(struct offload_split *split, struct frame *pieces[], unsigned max)
@@ -293,10 +327,21 @@ unsigned offload_split_next(struct offload_split *split, struct frame *pieces[],
 	unsigned n = 0;
 
 	split->slices = 0;
-	while (split->more && n < max && n < FRAME_BATCH_MAX &&
-	       split_piece(split, &split->pieces[n])) {
-		pieces[n] = &split->pieces[n].frame;
-		n++;
+	while (n < max && n < FRAME_BATCH_MAX) {
+		struct frame *piece = NULL;
+
+		if (split->more) {
+			if (split_piece(split, &split->pieces[n]))
+				piece = &split->pieces[n].frame;
+			else if (split->more)
+				break;
+		} else if (split->frame_count) {
+			piece = split_take(split);
+		} else {
+			break;
+		}
+		if (piece)
+			pieces[n++] = piece;
 	}
 	return n;
 }

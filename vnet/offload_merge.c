@@ -121,8 +121,7 @@ static bool segment_joinable(const struct segment *segment, uint32_t offloads)
 
 static void segment_parse(struct segment *segment, struct frame *frame, uint32_t offloads)
 {
-	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
-	size_t len = iov_read(&at, segment->header, PACKET_HEADERS_MAX);
+	size_t len = packet_copy(frame, segment->header, sizeof(segment->header));
 	uint16_t hash;
 
 	segment->frame = frame;
@@ -131,7 +130,6 @@ static void segment_parse(struct segment *segment, struct frame *frame, uint32_t
 	segment->parsed = packet_parse(&segment->packet, segment->header, len);
 	if (!segment->parsed)
 		return;
-	memcpy(segment->header, frame->eth, FRAME_HEADER);
 	segment->size = frame->len - segment->packet.payload;
 	hash = checksum_add(0, ip_of(segment) + addresses_at(segment), addresses_size(segment));
 	segment->flow = (uint32_t)hash << 16 ^ packet_get32(l4_of(segment));

@@ -10,12 +10,21 @@
 #include <string.h>
 
 #include "vnet/checksum.h"
-#include "vnet/frame.h"
+#include "vnet/iovec.h"
 #include "vnet/packet.h"
 
 #define ETHER_TYPE	    12u
 #define VLAN_SIZE	    4u
 #define IPV4_RESERVED_OR_DF 0xc000u /* the rest of that field is not 0 in a fragment */
+
+size_t packet_copy(const struct frame *frame, uint8_t *header, size_t max)
+{
+	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
+	size_t len = iov_read(&at, header, max);
+
+	memcpy(header, frame->eth, len < FRAME_HEADER ? len : FRAME_HEADER);
+	return len;
+}
 
 /* Skip tags (IEEE 802.1Q, 9.6). Returns the EtherType, or 0; @l3 is where its header begins. */
 static unsigned walk_ethernet(const uint8_t *header, size_t len, unsigned *l3)

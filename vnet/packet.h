@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vnet/frame.h"
+
 #define PACKET_HEADERS_MAX                                                                         \
 	256u		    /* Ethernet, two tags, IP with options or extension headers, TCP       \
 			     */
@@ -52,6 +54,12 @@ struct packet {
 	uint32_t end;	      /* where the packet ends, says IP; behind it is padding */
 	unsigned csum_offset; /* of the checksum, from l4 */
 };
+
+/*
+ * packet_copy - copy the first bytes of a frame, up to @max, into @header, with the Ethernet header
+ * as it was routed. Returns their number.
+ */
+size_t packet_copy(const struct frame *frame, uint8_t *header, size_t max);
 
 /**
  * packet_parse - find the headers of a TCP segment or UDP datagram.

@@ -604,6 +604,77 @@ Test(offload, splits_nothing_into_one)
 	free(made);
 }
 
+/* Frames of all kinds for one port: what it takes passes, the rest is cut, in order and in full
+ * batches. */
+Test(offload, splits_a_batch)
+{
+	static const struct recipe r[] = {
+	    {.version = 4, .payload = 100},
+	    {.version = 4, .payload = 30000, .gso_size = 1000},
+	    {.version = 6, .payload = 30000, .gso_size = 1000},
+	    {.version = 4, .payload = 30000, .gso_size = 1000, .udp = true},
+	    {.version = 6, .payload = 100, .udp = true},
+	};
+	struct offload_split *split = offload_split_create();
+	struct frame *frames[5], *pieces[FRAME_BATCH_MAX];
+	struct made *made[5];
+
+	for (unsigned i = 0; i < 5; i++) {
+		made[i] = make(&r[i]);
+		frames[i] = &made[i]->frame;
+	}
+	offload_split_batch(split, frames, 5, PORT_CSUM | PORT_TSO6);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 1 + 30 + 1 + 30 + 1);
+	cr_assert_eq(pieces[0], frames[0]);
+	cr_assert_eq(get16(pieces[30]->eth + 12), 0x0800);
+	cr_assert_eq(pieces[31], frames[2]);
+	cr_assert_eq(pieces[62], frames[4]);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 0);
+
+	offload_split_batch(split, frames, 5, 0);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), FRAME_BATCH_MAX);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 92 - FRAME_BATCH_MAX);
+	for (unsigned i = 0; i < 28; i++)
+		cr_assert_eq(offload_needs(pieces[i]), 0);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 0);
+
+	put16(made[2]->bytes + 54 + 12, 0); /* after the check: a data offset of 0 */
+	offload_split_batch(split, frames, 5, PORT_OFFLOADS & ~PORT_TSO6);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 4);
+	cr_assert_eq(offload_split_failed(split), 1);
+	cr_assert_eq(pieces[2], frames[3]);
+	for (unsigned i = 0; i < 5; i++)
+		free(made[i]);
+	offload_split_destroy(split);
+}
+
+/* As many segments as there are bytes: a piece of few of them goes, one of very many does not. */
+Test(offload, splits_what_lies_in_single_bytes)
+{
+	static const struct recipe r = {.version = 4, .payload = 65000, .gso_size = 1448};
+	static struct iovec iov[FRAME_SIZE_MAX];
+	struct offload_split *split = offload_split_create();
+	struct frame *pieces[FRAME_BATCH_MAX];
+	struct made *made = make(&r);
+	unsigned n, count = 0;
+
+	for (uint32_t i = 0; i < made->frame.len; i++)
+		iov[i] = (struct iovec){made->bytes + i, 1};
+	made->frame.iov = iov;
+	made->frame.iovcnt = made->frame.len;
+	offload_split_start(split, &made->frame);
+	while ((n = offload_split_next(split, pieces, FRAME_BATCH_MAX)))
+		count += n;
+	cr_assert_eq(count, 45);
+	cr_assert_eq(offload_split_failed(split), 0);
+	made->frame.offload.gso_size = 9000;
+	offload_split_start(split, &made->frame);
+	cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 0);
+	cr_assert_eq(offload_split_failed(split), 1);
+	free(made);
+	offload_split_destroy(split);
+}
+
 /* What a frame's sum must be for the checksum to come out as 0. */
 Test(offload, a_udp_checksum_of_zero_is_sent_as_ones)
 {
