@@ -60,7 +60,7 @@
 #include "vnet/unix_socket.h"
 
 #define PEERS_MAX     64u
-#define HELLO_NS      2000000000ull /* a hello comes at once, or is not waited for any longer */
+#define HELLO_NS      1000000000ull /* a hello comes at once, or is not waited for any longer */
 #define PAUSE_NS      1000000000ull /* until the next accept(2) after one that failed */
 #define VISIT_BATCHES 8u	    /* batches received before others get their turn */
 #define MAPPING_SIZE  (SHM_CONTROL_SIZE + 4 * (size_t)SHM_RING_SIZE)

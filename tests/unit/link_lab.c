@@ -299,6 +299,18 @@ bool lab_shell(const char *format, ...)
 	return system(command) == 0; // NOLINT(cert-env33-c): test code
 }
 
+/* The second command waits for who is at work on the interface's state. */
+static bool interface_running(void *arg)
+{
+	return lab_shell("ip link show dev %s 2>/dev/null | grep -q 'state UP' && ip link set %s up",
+			 (char *)arg, (char *)arg);
+}
+
+bool lab_until_running(struct loop *loop, const char *interface)
+{
+	return lab_until(loop, interface_running, (void *)interface);
+}
+
 bool lab_netns(void)
 {
 	return !unshare(CLONE_NEWNET) && lab_shell("ip link set lo up");

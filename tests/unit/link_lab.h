@@ -63,6 +63,9 @@ bool lab_until_drop(struct loop *loop, const struct port *port, enum drop_reason
 void lab_run(struct loop *loop);
 /* lab_shell - run a command; true if its status is 0. */
 __attribute__((format(printf, 1, 2))) bool lab_shell(const char *format, ...);
+/* lab_until_running - wait until an interface that got its carrier takes what the host sends: the kernel throws
+ * it away before. */
+bool lab_until_running(struct loop *loop, const char *interface);
 /* lab_netns - a network namespace of our own; false: not permitted here. */
 bool lab_netns(void);
 
