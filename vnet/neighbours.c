@@ -236,17 +236,13 @@ static bool read_nd(const struct frame *frame, struct statement *says)
 
 static bool statement_read(const struct frame *frame, struct statement *says)
 {
-	if (offload_needs(frame) || mac_is_multicast(mac_load(frame->eth + FRAME_MAC_SIZE)))
+	const unsigned type = load16(frame->eth + 2 * FRAME_MAC_SIZE);
+
+	if ((type != ETHERTYPE_ARP && type != ETHERTYPE_IPV6) || offload_needs(frame) ||
+	    mac_is_multicast(mac_load(frame->eth + FRAME_MAC_SIZE)))
 		return false;
 	memset(says, 0, sizeof(*says));
-	switch (load16(frame->eth + 2 * FRAME_MAC_SIZE)) {
-	case ETHERTYPE_ARP:
-		return read_arp(frame, says);
-	case ETHERTYPE_IPV6:
-		return read_nd(frame, says);
-	default:
-		return false;
-	}
+	return type == ETHERTYPE_ARP ? read_arp(frame, says) : read_nd(frame, says);
 }
 
 static void ip_key(uint64_t key[2], const uint8_t ip[16])
@@ -293,7 +289,7 @@ bool neighbours_see(struct neighbours *neighbours, const struct frame *frame, un
 	if (!statement_read(frame, &says))
 		return false;
 	sender_learn(neighbours, &says, mac, port, now);
-	if (!says.asks || !memcmp(says.sender, says.target, 16))
+	if (!says.asks)
 		return false;
 	ip_key(key, says.target);
 	target = aged_table_find(neighbours->table, key[0], key[1]);

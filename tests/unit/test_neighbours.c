@@ -195,7 +195,7 @@ Test(neighbours, only_interfaces_are_answered, .init = up, .fini = down)
 	cr_assert_eq(packet_send(1, &p), 1u << 1);
 }
 
-Test(neighbours, who_is_behind_the_same_port_answers_himself, .init = up, .fini = down)
+Test(neighbours, who_is_behind_the_same_port_answers_himself, .init = up_plain, .fini = down)
 {
 	tell(0, BOB);
 	cr_assert_eq(ask(), FLOOD);
@@ -212,6 +212,14 @@ Test(neighbours, the_dead_are_not_answered_for, .init = up, .fini = down)
 	cr_assert_eq(ask(), 0xa);
 	core_rig_attach(&rig, 2, PORT_LINK, "a");
 	cr_assert_eq(ask(), FLOOD);
+}
+
+Test(neighbours, forgotten_with_their_port, .init = up_plain, .fini = down)
+{
+	tell(2, BOB);
+	cr_assert_eq(ask(), HERE);
+	core_rig_detach(&rig, 2);
+	cr_assert_eq(ask(), 0xa);
 }
 
 Test(neighbours, an_address_that_changes_hands_is_left_alone, .init = up, .fini = down)
