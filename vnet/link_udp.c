@@ -2,17 +2,18 @@
 /*
  * Theory of operation
  *
- * The link type "udp": what the user asked for becomes endpoints (udp_socket.c) and peers, and a table by which
- * a datagram finds its peer. Sending, receiving and what is agreed with a peer are in files of their own.
+ * The link type "udp": what the user asked for becomes endpoints (udp_socket.c) and peers, and a
+ * table by which a datagram finds its peer. Sending, receiving and what is agreed with a peer are
+ * in files of their own.
  *
- * An endpoint speaks one encapsulation. Those of an overlay are a list; a link takes the first one that speaks
- * its encapsulation and its peer's IP version, and if there is none that speaks the encapsulation, one is
- * made that listens at the usual port of any address.
+ * An endpoint speaks one encapsulation. Those of an overlay are a list; a link takes the first one
+ * that speaks its encapsulation and its peer's IP version, and if there is none that speaks the
+ * encapsulation, one is made that listens at the usual port of any address.
  *
- * The table holds each peer under several addresses: the one that the user wrote (found first, whoever else
- * claims it), those with the further ports that the peer told, and its IP address alone (port 0, which no
- * datagram comes from). The last counts only for a peer that never said hello and is alone at that
- * address; anybody else has to come from where it should.
+ * The table holds each peer under several addresses: the one that the user wrote (found first,
+ * whoever else claims it), those with the further ports that the peer sends from, and its IP
+ * address alone (port 0, which no datagram comes from). The last counts only for a peer that is not
+ * up and is alone at that address; of one that is up it is known where it sends from.
  */
 #include <errno.h>
 #include <poll.h>
@@ -33,7 +34,8 @@ static struct udp_entry **bucket_of(struct udp_endpoint *ep, const struct udp_ad
 	return &ep->buckets[udp_address_hash(address) >> 24 & (UDP_PEER_BUCKETS - 1)];
 }
 
-static struct udp_entry *entry_find(const struct udp_endpoint *ep, const struct udp_address *address)
+static struct udp_entry *entry_find(const struct udp_endpoint *ep,
+				    const struct udp_address *address)
 {
 	struct udp_entry *entry = *bucket_of((struct udp_endpoint *)ep, address);
 
@@ -73,7 +75,7 @@ static struct udp_peer *peer_alone(const struct udp_endpoint *ep, struct udp_add
 
 	ip.port = 0;
 	found = entry_find(ep, &ip);
-	if (!found || found->peer->met)
+	if (!found || found->peer->state == LINK_UP)
 		return NULL;
 	for (other = found->next; other; other = other->next)
 		if (udp_address_equal(&other->address, &ip))
@@ -88,12 +90,19 @@ struct udp_peer *udp_peer_find(const struct udp_endpoint *ep, const struct udp_a
 	return entry ? entry->peer : peer_alone(ep, *from);
 }
 
-void udp_peer_ports(struct udp_peer *peer, const uint16_t ports[SESSION_PORTS_MAX])
+static void others_forget(struct udp_peer *peer)
 {
 	while (peer->other_count)
 		entry_remove(&peer->others[--peer->other_count]);
+}
+
+void udp_peer_ports(struct udp_peer *peer, const uint16_t ports[SESSION_PORTS_MAX])
+{
+	others_forget(peer);
 	for (unsigned i = 0; i < SESSION_PORTS_MAX && ports[i]; i++)
 		entry_add(peer, &peer->others[peer->other_count++], htons(ports[i]), false);
+	if (peer->heard && htons(peer->heard) != peer->address.port)
+		entry_add(peer, &peer->others[peer->other_count++], htons(peer->heard), false);
 }
 
 /* --- peers --------------------------------------------------------------------------------- */
@@ -108,14 +117,13 @@ static void peer_add(struct udp_peer *peer)
 
 static void udp_close(struct port *port)
 {
-	static const uint16_t none[SESSION_PORTS_MAX];
 	struct udp_peer *peer = udp_peer_of(port);
 	struct udp_peer **at = &peer->endpoint->peers;
 
 	while (*at != peer)
 		at = &(*at)->next;
 	*at = peer->next;
-	udp_peer_ports(peer, none);
+	others_forget(peer);
 	entry_remove(&peer->listening);
 	entry_remove(&peer->anywhere);
 	udp_session_end(peer);
@@ -130,21 +138,24 @@ static const struct port_ops udp_ops = {
 };
 
 /* The peer that the user wrote as @sa already linked, at any endpoint, or the endpoint itself? */
-static int peer_check(const struct udp_endpoint *ep, const struct link_spec *spec, const struct udp_peer *peer,
-		      bool self, char *error)
+static int peer_check(const struct udp_endpoint *ep, const struct link_spec *spec,
+		      const struct udp_peer *peer, bool self, char *error)
 {
 	const struct udp_entry *entry = entry_find(ep, &peer->address);
 
 	if (self)
 		return link_fail(error, spec, -EINVAL,
-				 "that is where this VM itself listens: leave it out, or give --listen another port");
+				 "that is where this VM itself listens: leave it out, or give "
+				 "--listen another port");
 	if (entry && entry == &entry->peer->listening)
-		return link_fail(error, spec, -EEXIST, "this peer is linked already, as \"%s\": leave it out",
+		return link_fail(error, spec, -EEXIST,
+				 "this peer is linked already, as \"%s\": leave it out",
 				 entry->peer->port.name);
 	return 0;
 }
 
-static struct udp_peer *peer_create(struct udp_endpoint *ep, const union socket_address *sa, bool plain)
+static struct udp_peer *peer_create(struct udp_endpoint *ep, const union socket_address *sa,
+				    bool plain)
 {
 	struct udp_peer *peer = calloc(1, sizeof(*peer));
 
@@ -160,8 +171,8 @@ static struct udp_peer *peer_create(struct udp_endpoint *ep, const union socket_
 }
 
 /* Link the endpoint to a peer at @sa. */
-static int peer_link(struct udp_endpoint *ep, const struct link_spec *spec, const union socket_address *sa, bool plain,
-		     struct port **port, char *error)
+static int peer_link(struct udp_endpoint *ep, const struct link_spec *spec,
+		     const union socket_address *sa, bool plain, struct port **port, char *error)
 {
 	struct udp_peer *peer = peer_create(ep, sa, plain);
 	uint32_t payload;
@@ -208,7 +219,9 @@ static int encap_parse(const struct link_spec *spec, enum udp_encap *encap, char
 	if (!text || !strcmp(text, "geneve"))
 		return 0;
 	*encap = UDP_VXLAN;
-	return strcmp(text, "vxlan") != 0 ? link_fail(error, spec, -EINVAL, "encap is geneve or vxlan") : 0;
+	return strcmp(text, "vxlan") != 0
+		   ? link_fail(error, spec, -EINVAL, "encap is geneve or vxlan")
+		   : 0;
 }
 
 static int spread_parse(const struct link_spec *spec, unsigned *spread, char *error)
@@ -225,11 +238,13 @@ static int spread_parse(const struct link_spec *spec, unsigned *spread, char *er
 }
 
 /* Both lists of options are one in links.c: tell those of listeners and those of links apart. */
-static int options_refuse(const struct link_spec *spec, const char *const names[], const char *where, char *error)
+static int options_refuse(const struct link_spec *spec, const char *const names[],
+			  const char *where, char *error)
 {
 	for (unsigned i = 0; names[i]; i++)
 		if (link_option(spec, names[i]))
-			return link_fail(error, spec, -EINVAL, "%s= belongs to %s", names[i], where);
+			return link_fail(error, spec, -EINVAL, "%s= belongs to %s", names[i],
+					 where);
 	return 0;
 }
 
@@ -258,8 +273,9 @@ static struct udp_endpoint *endpoint_alloc(const struct link_env *env, enum udp_
 	return NULL;
 }
 
-static int endpoint_open(const struct link_env *env, const struct link_spec *spec, enum udp_encap encap,
-			 union socket_address *sa, unsigned spread, struct udp_endpoint **endpoint, char *error)
+static int endpoint_open(const struct link_env *env, const struct link_spec *spec,
+			 enum udp_encap encap, union socket_address *sa, unsigned spread,
+			 struct udp_endpoint **endpoint, char *error)
 {
 	struct udp_endpoint *ep = endpoint_alloc(env, encap);
 	int err;
@@ -284,8 +300,8 @@ out_free:
 	return err;
 }
 
-static int endpoint_listen(const struct link_env *env, const struct link_spec *spec, void **endpoint,
-			   char error[LINK_ERROR_MAX])
+static int endpoint_listen(const struct link_env *env, const struct link_spec *spec,
+			   void **endpoint, char error[LINK_ERROR_MAX])
 {
 	static const char *const of_links[] = {"name", "plain", NULL};
 	struct udp_endpoint **at = (struct udp_endpoint **)endpoint;
@@ -301,7 +317,8 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 	if (!err)
 		err = udp_address_read(spec, AF_UNSPEC, usual_port(encap), &sa, error);
 	if (!err && env->key && encap == UDP_VXLAN)
-		err = link_fail(error, spec, -EINVAL, "a link key cannot protect VXLAN: leave one of the two out");
+		err = link_fail(error, spec, -EINVAL,
+				"a link key cannot protect VXLAN: leave one of the two out");
 	if (err)
 		return err;
 	while (*at)
@@ -359,25 +376,29 @@ static struct udp_endpoint *endpoint_next(struct udp_endpoint *ep, enum udp_enca
 }
 
 /* Find where a link can start, and its peer's address as it is seen from there. */
-static int endpoint_choose(struct udp_endpoint *ep, const struct link_spec *spec, enum udp_encap encap,
-			   struct udp_endpoint **chosen, union socket_address *sa, char *error)
+static int endpoint_choose(struct udp_endpoint *ep, const struct link_spec *spec,
+			   enum udp_encap encap, struct udp_endpoint **chosen,
+			   union socket_address *sa, char *error)
 {
 	int err = -EHOSTUNREACH;
 
-	for (ep = endpoint_next(ep, encap); ep && err == -EHOSTUNREACH; ep = endpoint_next(ep->next, encap)) {
+	for (ep = endpoint_next(ep, encap); ep && err == -EHOSTUNREACH;
+	     ep = endpoint_next(ep->next, encap)) {
 		err = udp_address_read(spec, ep->peer_family, usual_port(encap), sa, error);
 		*chosen = ep;
 	}
 	if (!err && (spec->target[0] == ':' || !spec->target[0] || !udp_address_of(sa).port))
-		return link_fail(error, spec, -EINVAL, "a peer has a host and a port: write HOST:PORT");
+		return link_fail(error, spec, -EINVAL,
+				 "a peer has a host and a port: write HOST:PORT");
 	return err;
 }
 
 /* The listener that nobody asked for: at the usual port of any address. */
-static int endpoint_ensure(const struct link_env *env, const struct link_spec *spec, enum udp_encap encap,
-			   void **endpoint, char *error)
+static int endpoint_ensure(const struct link_env *env, const struct link_spec *spec,
+			   enum udp_encap encap, void **endpoint, char *error)
 {
-	union socket_address sa = {.v6 = {.sin6_family = AF_INET6, .sin6_port = htons(usual_port(encap))}};
+	union socket_address sa = {
+	    .v6 = {.sin6_family = AF_INET6, .sin6_port = htons(usual_port(encap))}};
 	struct udp_endpoint **at = (struct udp_endpoint **)endpoint;
 
 	if (endpoint_next(*at, encap))
@@ -387,8 +408,8 @@ static int endpoint_ensure(const struct link_env *env, const struct link_spec *s
 	return endpoint_open(env, spec, encap, &sa, SPREAD_DEFAULT, at, error);
 }
 
-static int link_open(const struct link_env *env, const struct link_spec *spec, void **endpoint, struct port **port,
-		     char error[LINK_ERROR_MAX])
+static int link_open(const struct link_env *env, const struct link_spec *spec, void **endpoint,
+		     struct port **port, char error[LINK_ERROR_MAX])
 {
 	static const char *const of_listeners[] = {"spread", NULL};
 	struct udp_endpoint *ep = NULL;
@@ -403,7 +424,8 @@ static int link_open(const struct link_env *env, const struct link_spec *spec, v
 		err = link_switch(spec, "plain", &plain, error);
 	plain = plain || encap == UDP_VXLAN;
 	if (!err && plain && env->key)
-		err = link_fail(error, spec, -EINVAL, "with a link key no link is plain: leave one of the two out");
+		err = link_fail(error, spec, -EINVAL,
+				"with a link key no link is plain: leave one of the two out");
 	if (!err)
 		err = endpoint_ensure(env, spec, encap, endpoint, error);
 	if (!err)
@@ -427,8 +449,8 @@ const struct link_type link_udp = {
 
 /* --- for who has no list of links ---------------------------------------------------------- */
 
-static int spec_make(struct link_spec *spec, char text[LINK_ERROR_MAX], const char *option, const char *target,
-		     char *error)
+static int spec_make(struct link_spec *spec, char text[LINK_ERROR_MAX], const char *option,
+		     const char *target, char *error)
 {
 	snprintf(text, LINK_ERROR_MAX, "udp://%s", target);
 	*spec = (struct link_spec){.option = option, .text = text, .scheme = "udp"};
@@ -453,7 +475,8 @@ int udp_endpoint_create(struct loop *loop, struct core *core, const char *listen
 	return err;
 }
 
-int udp_endpoint_add_peer(struct udp_endpoint *ep, const char *text, struct port **port, char error[UDP_ERROR_MAX])
+int udp_endpoint_add_peer(struct udp_endpoint *ep, const char *text, struct port **port,
+			  char error[UDP_ERROR_MAX])
 {
 	char url[LINK_ERROR_MAX];
 	struct link_spec spec;

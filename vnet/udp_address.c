@@ -2,10 +2,10 @@
 /*
  * Theory of operation
  *
- * A socket bound to any address is an IPv6 one that also speaks IPv4, so the same peer can be met as
- * IPv4 or as IPv4 mapped into IPv6. All addresses are therefore kept and compared in their IPv6 form
- * and turned into a socket's own form once, when a peer is added. Pure functions, any thread; only
- * udp_address_read() may wait, for a name server.
+ * A socket bound to any address is an IPv6 one that also speaks IPv4, so the same peer can be met
+ * as IPv4 or as IPv4 mapped into IPv6. All addresses are therefore kept and compared in their IPv6
+ * form and turned into a socket's own form once, when a peer is added. Pure functions, any thread;
+ * only udp_address_read() may wait, for a name server.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -104,13 +104,15 @@ static int port_parse(const struct link_spec *spec, const char *text, uint16_t *
 	unsigned long value = number ? strtoul(text, NULL, 10) : 0;
 
 	if (!number || value > UINT16_MAX)
-		return link_fail(error, spec, -EINVAL, "\"%.16s\" is no port: it is a number up to 65535", text);
+		return link_fail(error, spec, -EINVAL,
+				 "\"%.16s\" is no port: it is a number up to 65535", text);
 	*port = (uint16_t)value;
 	return 0;
 }
 
 /* Take HOST:PORT apart; without a port, @port is left as it is. */
-static int host_parse(const struct link_spec *spec, char host[HOST_MAX], uint16_t *port, char *error)
+static int host_parse(const struct link_spec *spec, char host[HOST_MAX], uint16_t *port,
+		      char *error)
 {
 	bool brackets = spec->target[0] == '[';
 	const char *start = spec->target + brackets;
@@ -118,7 +120,8 @@ static int host_parse(const struct link_spec *spec, char host[HOST_MAX], uint16_
 	size_t len = (size_t)(end - start);
 
 	if (brackets && *end++ != ']')
-		return link_fail(error, spec, -EINVAL, "the bracket is not closed: write [ADDRESS]:PORT");
+		return link_fail(error, spec, -EINVAL,
+				 "the bracket is not closed: write [ADDRESS]:PORT");
 	if (len >= HOST_MAX)
 		return link_fail(error, spec, -EINVAL, "the host's name is too long");
 	memcpy(host, start, len);
@@ -128,15 +131,18 @@ static int host_parse(const struct link_spec *spec, char host[HOST_MAX], uint16_
 	if (*end != ':')
 		return link_fail(error, spec, -EINVAL, "only :PORT may follow the bracket");
 	if (!brackets && strchr(end + 1, ':'))
-		return link_fail(error, spec, -EINVAL, "an IPv6 address stands in brackets: write [ADDRESS]:PORT");
+		return link_fail(error, spec, -EINVAL,
+				 "an IPv6 address stands in brackets: write [ADDRESS]:PORT");
 	return port_parse(spec, end + 1, port, error);
 }
 
-/* The first address of a host; numeric ones by a call that neither opens files nor asks the network. */
-static int host_resolve(const struct link_spec *spec, const char *host, int family, union socket_address *sa,
-			char *error)
+/* The first address of a host; numeric ones by a call that neither opens files nor asks the
+ * network. */
+static int host_resolve(const struct link_spec *spec, const char *host, int family,
+			union socket_address *sa, char *error)
 {
-	struct addrinfo hints = {.ai_family = family, .ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST};
+	struct addrinfo hints = {
+	    .ai_family = family, .ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST};
 	struct addrinfo *found;
 	int err = getaddrinfo(host, NULL, &hints, &found);
 
@@ -145,7 +151,8 @@ static int host_resolve(const struct link_spec *spec, const char *host, int fami
 		err = getaddrinfo(host, NULL, &hints, &found);
 	}
 	if (err)
-		return link_fail(error, spec, -EHOSTUNREACH, "the host is not found%s (%s): check the name",
+		return link_fail(error, spec, -EHOSTUNREACH,
+				 "the host is not found%s (%s): check the name",
 				 family == AF_INET    ? " in IPv4"
 				 : family == AF_INET6 ? " in IPv6"
 						      : "",
@@ -155,8 +162,8 @@ static int host_resolve(const struct link_spec *spec, const char *host, int fami
 	return 0;
 }
 
-int udp_address_read(const struct link_spec *spec, int family, uint16_t default_port, union socket_address *sa,
-		     char error[LINK_ERROR_MAX])
+int udp_address_read(const struct link_spec *spec, int family, uint16_t default_port,
+		     union socket_address *sa, char error[LINK_ERROR_MAX])
 {
 	char host[HOST_MAX] = "";
 	uint16_t port = default_port;

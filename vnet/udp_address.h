@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Addresses of UDP links: as the user writes them, as they are compared, and as a socket takes them. */
+/* Addresses of UDP links: as the user writes them, as they are compared, and as a socket takes
+ * them. */
 #ifndef WEFT_UDP_ADDRESS_H
 #define WEFT_UDP_ADDRESS_H
 
@@ -42,10 +43,10 @@ socklen_t udp_address_size(int family);
  * @default_port: where none is written, host byte order
  * @sa:           where it is put; without a host it is any address, in IPv6
  *
- * A name is resolved, once; a numeric address takes no system call. Returns 0, -EINVAL (it makes no sense),
- * -EHOSTUNREACH (the name is not found), with a message in @error.
+ * A name is resolved, once; a numeric address takes no system call. Returns 0, -EINVAL (it makes no
+ * sense), -EHOSTUNREACH (the name is not found), with a message in @error.
  */
-int udp_address_read(const struct link_spec *spec, int family, uint16_t default_port, union socket_address *sa,
-		     char error[LINK_ERROR_MAX]);
+int udp_address_read(const struct link_spec *spec, int family, uint16_t default_port,
+		     union socket_address *sa, char error[LINK_ERROR_MAX]);
 
 #endif

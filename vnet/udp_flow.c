@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which flow a frame belongs to. Reads a copy of the first bytes, since a guest may rewrite them meanwhile; what is
- * there is not judged: nonsense hashes as well as anything. Pure, any thread.
+ * Which flow a frame belongs to. Reads a copy of the first bytes, since a guest may rewrite them
+ * meanwhile; what is there is not judged: nonsense hashes as well as anything. Pure, any thread.
  */
 #include <net/ethernet.h>
 #include <netinet/in.h>
@@ -53,6 +53,7 @@ uint32_t udp_flow_hash(const struct frame *frame)
 	if (type == ETHERTYPE_IP)
 		return mix_ipv4(hash, ip);
 	if (type == ETHERTYPE_IPV6)
-		return mix_ports(mix(hash, ip + IPV6_ADDRESSES, 32), ip[IPV6_PROTOCOL], ip + IPV6_HEADER);
+		return mix_ports(mix(hash, ip + IPV6_ADDRESSES, 32), ip[IPV6_PROTOCOL],
+				 ip + IPV6_HEADER);
 	return hash;
 }

@@ -2,21 +2,23 @@
 /*
  * Theory of operation
  *
- * recvmmsg() into buffers that are reused from the first on, so that only as many become resident as ever came
- * in at once. The kernel may have joined datagrams of one sender and one length into a train (UDP_GRO): it is
- * cut here, by pointers. Each datagram is unsealed in place, if there is a key, and is then one of three:
+ * recvmmsg() into buffers that are reused from the first on, so that only as many become resident
+ * as ever came in at once. The kernel may have joined datagrams of one sender and one length into a
+ * train (UDP_GRO): it is cut here, by pointers. Each datagram is unsealed in place, if there is a
+ * key, and is then one of three:
  *
  *   a session message   to udp_session_input()
  *   a frame             described where it lies
- *   a part of one       to the peer's reassembly, which gives the frame back when it is complete: by iovecs,
- *                       without a copy, when all its parts came in this batch
+ *   a part of one       to the peer's reassembly, which gives the frame back when it is complete:
+ * by iovecs, without a copy, when all its parts came in this batch
  *
- * Frames gather in a run, all of one peer and in order, which goes to the core when it is full, when another
- * peer's datagram comes, and at the end of the batch. Then each reassembly that was used saves what it still
- * holds of the buffers (the one copy on the way in), and they are filled anew.
+ * Frames gather in a run, all of one peer and in order, which goes to the core when it is full,
+ * when another peer's datagram comes, and at the end of the batch. Then each reassembly that was
+ * used saves what it still holds of the buffers (the one copy on the way in), and they are filled
+ * anew.
  *
- * A visit ends after VISIT_BATCHES full batches; the poll is level-triggered and calls again after the
- * others' turn.
+ * A visit ends after VISIT_BATCHES full batches; the poll is level-triggered and calls again after
+ * the others' turn.
  */
 #include <errno.h>
 #include <netinet/udp.h>
@@ -48,7 +50,8 @@ struct udp_receiving {
 	struct udp_peer *peer;
 	unsigned run_count;
 	struct frame *run[FRAME_BATCH_MAX];
-	struct frame frames[FRAME_BATCH_MAX]; /* those that are in one piece, by position in the run */
+	struct frame
+	    frames[FRAME_BATCH_MAX]; /* those that are in one piece, by position in the run */
 	struct iovec payloads[FRAME_BATCH_MAX];
 	/* Peers whose reassembly holds parts of this batch. */
 	unsigned touched_count;
@@ -75,7 +78,8 @@ static void run_add(struct udp_endpoint *ep, struct frame *frame)
 {
 	struct udp_receiving *rx = ep->rx;
 
-	if ((frame->offload.flags || frame->offload.gso_type) && (!ep->env.offload || !offload_check(frame))) {
+	if ((frame->offload.flags || frame->offload.gso_type) &&
+	    (!ep->env.offload || !offload_check(frame))) {
 		rx->peer->port.counters.drops[DROP_OFFLOAD]++;
 		return;
 	}
@@ -84,7 +88,8 @@ static void run_add(struct udp_endpoint *ep, struct frame *frame)
 		run_deliver(ep);
 }
 
-static void frame_take(struct udp_endpoint *ep, uint8_t *data, size_t len, const struct geneve_extras *extras)
+static void frame_take(struct udp_endpoint *ep, uint8_t *data, size_t len,
+		       const struct geneve_extras *extras)
 {
 	struct udp_receiving *rx = ep->rx;
 	struct iovec *payload = &rx->payloads[rx->run_count];
@@ -102,7 +107,8 @@ static void frame_take(struct udp_endpoint *ep, uint8_t *data, size_t len, const
 	run_add(ep, frame);
 }
 
-static void part_take(struct udp_endpoint *ep, const uint8_t *data, size_t len, const struct geneve_extras *extras)
+static void part_take(struct udp_endpoint *ep, const uint8_t *data, size_t len,
+		      const struct geneve_extras *extras)
 {
 	struct udp_receiving *rx = ep->rx;
 	struct udp_peer *peer = rx->peer;
@@ -116,14 +122,16 @@ static void part_take(struct udp_endpoint *ep, const uint8_t *data, size_t len, 
 		rx->touched[rx->touched_count++] = peer;
 	peer->touched = true;
 	frame = reassembly_add(peer->reassembly, &extras->where, data, len, &extras->offload,
-			       extras->hops ? extras->hops : FRAME_HOPS_MAX, rx->now_ns, &peer->port.counters);
+			       extras->hops ? extras->hops : FRAME_HOPS_MAX, rx->now_ns,
+			       &peer->port.counters);
 	if (frame)
 		run_add(ep, frame);
 }
 
 /* --- datagrams ----------------------------------------------------------------------------- */
 
-/* Unseal a datagram of the current peer. Returns the content's length, or 0: there is none, or it was dropped. */
+/* Unseal a datagram of the current peer. Returns the content's length, or 0: there is none, or it
+ * was dropped. */
 static size_t datagram_open(struct udp_receiving *rx, uint8_t **data, size_t len)
 {
 	struct udp_peer *peer = rx->peer;
@@ -179,7 +187,8 @@ static size_t train_segment(struct msghdr *msg)
 	return 0;
 }
 
-static void message_take(struct udp_endpoint *ep, struct mmsghdr *message, const union socket_address *sa)
+static void message_take(struct udp_endpoint *ep, struct mmsghdr *message,
+			 const union socket_address *sa)
 {
 	const struct udp_address from = udp_address_of(sa);
 	struct udp_receiving *rx = ep->rx;
@@ -257,8 +266,8 @@ struct udp_receiving *udp_receiving_create(void)
 
 	if (!rx)
 		return NULL;
-	rx->memory = mmap(NULL, RECEIVE_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-			  0);
+	rx->memory = mmap(NULL, RECEIVE_MEMORY, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (rx->memory == MAP_FAILED) {
 		free(rx);
 		return NULL;

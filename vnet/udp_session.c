@@ -2,9 +2,10 @@
 /*
  * Theory of operation
  *
- * Between a peer's session and seal (pure state machines, session.c and seal.c) and its socket: their
- * messages go out by udp_send_control() and udp_send_raw(), one timer of the loop wakes both, and what they
- * find becomes the few fields of the peer that the data path looks at (peer_refresh()).
+ * Between a peer's session and seal (pure state machines, session.c and seal.c) and its socket:
+ * their messages go out by udp_send_control() and udp_send_raw(), one timer of the loop wakes both,
+ * and what they find becomes the few fields of the peer that the data path looks at
+ * (peer_refresh()).
  *
  *   plain (no session)   frames go out as they are; the port takes no offloads
  *   LINK_PLAIN           the same, until the peer says hello
@@ -13,14 +14,15 @@
  *
  * With a key the seal comes first: the session begins when keys are agreed.
  *
- * port->mtu is what plain Geneve carries without cutting: of the host's route to the peer, until the session
- * has measured the path. Never a bound of a search, since guests take their MTU from it. Larger frames, up
- * to the peer's frame_max, cross in parts while the link is up.
+ * port->mtu is what plain Geneve carries without cutting: of the host's route to the peer, until
+ * the session has measured the path. Never a bound of a search, since guests take their MTU from
+ * it. Larger frames, up to the peer's frame_max, cross in parts while the link is up.
  *
- * Whole or not: a large frame in 45 parts is lost if one of them is. Each side tells with its hellos how
- * many frames it lost in part. Where that is more than one in LOSS_SHARE of those sent in a second or more,
- * the port says for a while that it takes no large segments, so that the core cuts them into ordinary
- * packets, of which loss hits one at a time. The while doubles as long as it goes on.
+ * Whole or not: a large frame in 45 parts is lost if one of them is. Each side tells with its
+ * hellos how many frames it lost in part. Where that is more than one in LOSS_SHARE of those sent
+ * in a second or more, the port says for a while that it takes no large segments, so that the core
+ * cuts them into ordinary packets, of which loss hits one at a time. The while doubles as long as
+ * it goes on.
  */
 #include <errno.h>
 #include <string.h>
@@ -40,7 +42,8 @@
 
 uint32_t udp_session_overhead(const struct udp_peer *peer)
 {
-	uint32_t header = peer->endpoint->encap == UDP_VXLAN ? VXLAN_HEADER : sizeof(struct geneve_header);
+	uint32_t header =
+	    peer->endpoint->encap == UDP_VXLAN ? VXLAN_HEADER : sizeof(struct geneve_header);
 
 	return header + (peer->seal ? SEAL_OVERHEAD : 0);
 }
@@ -77,7 +80,8 @@ static void loss_judge(struct udp_peer *peer, uint64_t lost, uint64_t now_ns)
 {
 	struct udp_loss *loss = &peer->loss;
 
-	if (lost <= loss->lost || (lost - loss->lost) * LOSS_SHARE < peer->whole_sent - loss->sent) {
+	if (lost <= loss->lost ||
+	    (lost - loss->lost) * LOSS_SHARE < peer->whole_sent - loss->sent) {
 		loss->pause_ns = 0;
 		return;
 	}
@@ -102,7 +106,8 @@ static void loss_watch(struct udp_peer *peer, uint64_t now_ns)
 	}
 	if (loss->paused || now_ns - loss->begin_ns < LOSS_WINDOW_NS)
 		return;
-	/* Without frames the window goes on, or the reports of the last ones would belong to nobody. */
+	/* Without frames the window goes on, or the reports of the last ones would belong to
+	 * nobody. */
 	if (peer->whole_sent == loss->sent)
 		return;
 	loss_judge(peer, lost, now_ns);
@@ -113,7 +118,6 @@ static void loss_watch(struct udp_peer *peer, uint64_t now_ns)
 
 static void came_up(struct udp_peer *peer)
 {
-	peer->met = true;
 	peer->trains = peer->endpoint->trains;
 	peer->loss = (struct udp_loss){0};
 	loss_window_begin(peer, session_peer_lost(peer->session), udp_now_ns());
@@ -136,22 +140,27 @@ static void peer_refresh(void *context)
 		udp_peer_ports(peer, says->ports);
 	peer->state = status.state;
 	peer->ups = status.ups;
-	/* To a plain peer the kernel's word holds: it knows what the path carries at this moment. */
+	/* To a plain peer the kernel's word holds: it knows what the path carries at this moment.
+	 */
 	peer->datagram_max = up ? payload : UDP_DATAGRAM_MAX;
 	peer->frame_max = up && says->features & SESSION_FRAGMENTS ? says->frame_max : 0;
 	peer->hops = up && says->features & SESSION_HOPS;
 	/* Through a NAT every source port would become another one that the peer does not know. */
-	peer->spread = up && session_observed_port(peer->session) == ntohs(peer->endpoint->local.port);
+	peer->spread =
+	    up && session_observed_port(peer->session) == ntohs(peer->endpoint->local.port);
 	peer->port.mtu = guest_mtu(peer, payload);
 	offloads_set(peer);
 }
 
-bool udp_session_too_big(struct udp_peer *peer)
+bool udp_session_too_big(struct udp_peer *peer, uint32_t len)
 {
-	uint32_t payload = udp_path_payload(peer->endpoint, &peer->address, NULL);
-	uint32_t before = peer->datagram_max;
+	uint32_t known = peer->port.mtu + FRAME_HEADER + udp_session_overhead(peer);
+	uint32_t before = peer->datagram_max, payload;
 	uint64_t now_ns = udp_now_ns();
 
+	if (len > known) /* no news */
+		return false;
+	payload = udp_path_payload(peer->endpoint, &peer->address, NULL);
 	if (!peer->session) {
 		peer->port.mtu = guest_mtu(peer, payload);
 		return false;
@@ -182,13 +191,21 @@ void udp_peer_status(const struct port *port, struct link_status *status)
 
 /* --- messages and time --------------------------------------------------------------------- */
 
+/* With a key, the session begins when the first ones are agreed; if they are lost later it finds
+ * out itself. */
+static bool session_begun(struct udp_peer *peer)
+{
+	peer->begun = peer->begun || !peer->seal || seal_is_ready(peer->seal);
+	return peer->begun;
+}
+
 void udp_session_schedule(struct udp_peer *peer, uint64_t now_ns)
 {
 	uint64_t next = peer->seal ? seal_next(peer->seal) : UINT64_MAX;
 
 	if (!peer->session)
 		return;
-	if ((!peer->seal || seal_is_ready(peer->seal)) && session_next(peer->session) < next)
+	if (session_begun(peer) && session_next(peer->session) < next)
 		next = session_next(peer->session);
 	if (next == UINT64_MAX)
 		loop_disarm(&peer->timer);
@@ -205,17 +222,19 @@ static void timer_expired(struct loop_timer *timer)
 	session_lost(peer->session, peer->port.counters.drops[DROP_FRAGMENT]);
 	if (peer->seal)
 		seal_tick(peer->seal, now_ns);
-	if (!peer->seal || seal_is_ready(peer->seal))
+	if (session_begun(peer))
 		session_tick(peer->session, now_ns);
 	udp_session_schedule(peer, now_ns);
 }
 
-void udp_session_input(struct udp_peer *peer, const void *message, size_t len, uint16_t from, uint64_t now_ns)
+void udp_session_input(struct udp_peer *peer, const void *message, size_t len, uint16_t from,
+		       uint64_t now_ns)
 {
 	if (!peer->session) {
 		peer->port.counters.drops[DROP_FORMAT]++;
 		return;
 	}
+	peer->heard = from;
 	session_observe(peer->session, from);
 	if (!session_message(peer->session, message, len, now_ns))
 		peer->port.counters.drops[DROP_FORMAT]++;
@@ -261,9 +280,9 @@ static int session_start(struct udp_peer *peer, uint32_t payload)
 
 	memcpy(self.ports, ep->ports, sizeof(self.ports));
 	peer->reassembly = reassembly_create(REASSEMBLY_MAX, REASSEMBLY_NS);
-	peer->session = session_create(&self, &ops, peer,
-				       udp_address_is_v4(&peer->address) ? PAYLOAD_MIN_V4 : PAYLOAD_MIN_V6, payload,
-				       udp_session_overhead(peer), !peer->seal);
+	peer->session = session_create(
+	    &self, &ops, peer, udp_address_is_v4(&peer->address) ? PAYLOAD_MIN_V4 : PAYLOAD_MIN_V6,
+	    payload, udp_session_overhead(peer), !peer->seal);
 	return peer->reassembly && peer->session ? 0 : -ENOMEM;
 }
 

@@ -2,16 +2,16 @@
 /*
  * Theory of operation
  *
- * An endpoint has one unconnected socket that listens, so that a thousand peers cost one descriptor and one
- * poll. Further sockets only send: their source ports let routers (ECMP) and receive queues (RSS) spread
- * what would otherwise be one flow. Nobody reads those; they are given the smallest buffer there is, which
- * strangers may fill. One more socket never sends at all: connected to a peer for a moment, it asks the
- * host for the route, the path's MTU and the local address. It is kept, since under the sandbox no
- * socket can be made any more.
+ * An endpoint has one unconnected socket that listens, so that a thousand peers cost one descriptor
+ * and one poll. Further sockets only send: their source ports let routers (ECMP) and receive queues
+ * (RSS) spread what would otherwise be one flow. Nobody reads those; they are given the smallest
+ * buffer there is, which strangers may fill. One more socket never sends at all: connected to a
+ * peer for a moment, it asks the host for the route, the path's MTU and the local address. It is
+ * kept, since under the sandbox no socket can be made any more.
  *
- * No IP fragments: one lost fragment loses the frame, and stray ones join wrongly at these rates (RFC 4963).
- * The sockets ask for "don't fragment"; the kernel keeps what it learns from ICMP per address and refuses
- * what is too long (EMSGSIZE).
+ * No IP fragments: one lost fragment loses the frame, and stray ones join wrongly at these rates
+ * (RFC 4963). The sockets ask for "don't fragment"; the kernel keeps what it learns from ICMP per
+ * address and refuses what is too long (EMSGSIZE).
  */
 #include <errno.h>
 #include <netinet/udp.h>
@@ -40,7 +40,8 @@ static void option_set(int fd, int level, int name, int value)
 	setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-/* Ask for what we can do without, too: the kernel may refuse, an IPv4 socket has no IPv6 options. */
+/* Ask for what we can do without, too: the kernel may refuse, an IPv4 socket has no IPv6 options.
+ */
 static void socket_tune(int fd, int receive_buffer)
 {
 	option_set(fd, SOL_SOCKET, SO_RCVBUF, receive_buffer);
@@ -53,7 +54,8 @@ static void socket_tune(int fd, int receive_buffer)
 	option_set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
 }
 
-/* A socket of the endpoint's family at its address, at a port that the kernel picks. Returns it, or -errno. */
+/* A socket of the endpoint's family at its address, at a port that the kernel picks. Returns it, or
+ * -errno. */
 static int sibling_open(const struct udp_endpoint *ep)
 {
 	struct udp_address any_port = ep->local;
@@ -90,8 +92,8 @@ static int sender_open(struct udp_endpoint *ep)
 	return 0;
 }
 
-static int socket_bind(struct udp_endpoint *ep, const struct link_spec *spec, const union socket_address *sa,
-		       char *error)
+static int socket_bind(struct udp_endpoint *ep, const struct link_spec *spec,
+		       const union socket_address *sa, char *error)
 {
 	unsigned port = ntohs(udp_address_of(sa).port);
 
@@ -99,18 +101,21 @@ static int socket_bind(struct udp_endpoint *ep, const struct link_spec *spec, co
 		return 0;
 	switch (errno) {
 	case EADDRINUSE:
-		return link_fail(error, spec, -EADDRINUSE, "port %u is in use: choose another port", port);
+		return link_fail(error, spec, -EADDRINUSE, "port %u is in use: choose another port",
+				 port);
 	case EADDRNOTAVAIL:
 		return link_fail(error, spec, -EADDRNOTAVAIL,
 				 "no such address on this host: take one it has, or none for all");
 	case EACCES:
-		return link_fail(error, spec, -EACCES, "port %u needs privileges: choose one above 1023", port);
+		return link_fail(error, spec, -EACCES,
+				 "port %u needs privileges: choose one above 1023", port);
 	default:
 		return link_fail(error, spec, -errno, "cannot listen: %s", strerror(errno));
 	}
 }
 
-/* Open the socket, in IPv4 only where the host has no IPv6 and the user did not name an address of it. */
+/* Open the socket, in IPv4 only where the host has no IPv6 and the user did not name an address of
+ * it. */
 static int socket_open(struct udp_endpoint *ep, union socket_address *sa)
 {
 	const int type = SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
@@ -130,7 +135,8 @@ static int socket_open(struct udp_endpoint *ep, union socket_address *sa)
 	return ep->fd < 0 ? -errno : 0;
 }
 
-static int listener_open(struct udp_endpoint *ep, const struct link_spec *spec, union socket_address *sa, char *error)
+static int listener_open(struct udp_endpoint *ep, const struct link_spec *spec,
+			 union socket_address *sa, char *error)
 {
 	socklen_t size = sizeof(*sa);
 	int err = socket_open(ep, sa);
@@ -158,8 +164,8 @@ static void offloads_enable(struct udp_endpoint *ep)
 	ep->trains = !setsockopt(ep->fd, SOL_UDP, UDP_SEGMENT, &none, sizeof(none));
 }
 
-int udp_sockets_open(struct udp_endpoint *ep, const struct link_spec *spec, union socket_address *sa, unsigned spread,
-		     char error[LINK_ERROR_MAX])
+int udp_sockets_open(struct udp_endpoint *ep, const struct link_spec *spec,
+		     union socket_address *sa, unsigned spread, char error[LINK_ERROR_MAX])
 {
 	int err = listener_open(ep, spec, sa, error);
 
@@ -197,12 +203,14 @@ static uint32_t probe_mtu(const struct udp_endpoint *ep)
 	int mtu = 0;
 	socklen_t size = sizeof(mtu);
 
-	if (getsockopt(ep->probe, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_MTU : IPV6_MTU, &mtu, &size))
+	if (getsockopt(ep->probe, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_MTU : IPV6_MTU, &mtu,
+		       &size))
 		return 0;
 	return mtu > 0 ? (uint32_t)mtu : 0;
 }
 
-/* Does a datagram from the probe to @address start from that very address, where the endpoint listens? */
+/* Does a datagram from the probe to @address start from that very address, where the endpoint
+ * listens? */
 static bool probe_is_self(const struct udp_endpoint *ep, const struct udp_address *address)
 {
 	union socket_address sa = {0};
@@ -216,7 +224,8 @@ static bool probe_is_self(const struct udp_endpoint *ep, const struct udp_addres
 	return udp_address_equal(&from, address);
 }
 
-uint32_t udp_path_payload(const struct udp_endpoint *ep, const struct udp_address *address, bool *self)
+uint32_t udp_path_payload(const struct udp_endpoint *ep, const struct udp_address *address,
+			  bool *self)
 {
 	const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
 	const union socket_address to = udp_address_for(ep->family, address);

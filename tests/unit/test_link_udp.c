@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links over UDP to plain peers: frames, failures of sending, hostile datagrams, setting up. What weft's own
- * peers have between them is in test_udp_whole.c. Row names such as B1 are those of the list of hostile inputs.
+ * Links over UDP to plain peers: frames, failures of sending, hostile datagrams, setting up. What
+ * weft's own peers have between them is in test_udp_whole.c. Row names such as B1 are those of the
+ * list of hostile inputs.
  */
 #include "tests/unit/udp_rig.h"
 
@@ -67,8 +68,10 @@ Test(link_udp, any_address_speaks_ipv4_and_ipv6)
 	vm_up(&six, "[::1]:0");
 	vm_link(&four, "127.0.0.1", vm_port(&both), "");
 	vm_link(&six, "[::1]", vm_port(&both), "");
-	cr_assert_eq(strncmp(vm_link(&both, "127.0.0.1", vm_port(&four), "")->name, "udp://127.", 10), 0);
-	cr_assert_eq(strncmp(vm_link(&both, "[::1]", vm_port(&six), "")->name, "udp://[::1]:", 12), 0);
+	cr_assert_eq(
+	    strncmp(vm_link(&both, "127.0.0.1", vm_port(&four), "")->name, "udp://127.", 10), 0);
+	cr_assert_eq(strncmp(vm_link(&both, "[::1]", vm_port(&six), "")->name, "udp://[::1]:", 12),
+		     0);
 	vm_send(&both, batch);
 	vm_wait(&four, 3);
 	vm_wait(&six, 3);
@@ -95,7 +98,8 @@ Test(link_udp, mesh)
 		for (unsigned j = 0; j < 3; j++)
 			if (i != j)
 				vm_link(&vms[i], "127.0.0.1", vm_port(&vms[j]), "");
-	for (unsigned round = 1; round <= 2; round++) { /* what went round in the first is seen in the second */
+	for (unsigned round = 1; round <= 2;
+	     round++) { /* what went round in the first is seen in the second */
 		for (unsigned i = 0; i < 3; i++)
 			vm_send(&vms[i], batch);
 		for (unsigned i = 0; i < 3; i++)
@@ -231,7 +235,8 @@ Test(link_udp, trains_refused, .init = pair_up_plain, .fini = pair_down)
 		vm_wait(&b, 40 * (i + 1));
 		cr_assert_eq(a_link->counters.out_frames, 40 * (i + 1));
 	}
-	cr_assert_eq(fault.calls, 3); /* the train, the frames one by one, and from then on so at once */
+	cr_assert_eq(fault.calls,
+		     3); /* the train, the frames one by one, and from then on so at once */
 	batch_free(batch);
 }
 
@@ -261,7 +266,8 @@ Test(link_udp, peer_comes_and_goes)
 	char host[32], listen[64];
 
 	/* An address of this process's own, so that the port is free when it comes back to it. */
-	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + (getpid() >> 16 & 63), getpid() >> 8 & 255, getpid() & 255);
+	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + (getpid() >> 16 & 63),
+		 getpid() >> 8 & 255, getpid() & 255);
 	snprintf(listen, sizeof(listen), "%s:7000,spread=1", host);
 	pair_up("127.0.0.1:0,spread=1", listen, host, ",plain=on");
 	for (unsigned round = 0; round < 3; round++) {
@@ -342,7 +348,7 @@ Test(link_udp, malformed_from_a_peer_B1, .init = stranger_up, .fini = stranger_d
 	stranger_send(7, 0xff, good); /* a reserved field */
 	stranger_send(0, 0, 8 + FRAME_SIZE_MIN);
 	stranger_send(0, 0, 65507); /* the longest there can be */
-	vm_wait(&a, 3); /* order is kept: those before have been judged */
+	vm_wait(&a, 3);		    /* order is kept: those before have been judged */
 	cr_assert_eq(drops[DROP_RUNT], FRAME_SIZE_MIN);
 	cr_assert_eq(drops[DROP_FOREIGN] + drops[DROP_OPTION] + drops[DROP_FORMAT], 14);
 	cr_assert_eq(stranger_link->counters.in_frames, 3);
@@ -354,7 +360,8 @@ Test(link_udp, offloads_and_parts_from_a_plain_peer, .init = stranger_up, .fini 
 {
 	const uint64_t *drops = stranger_link->counters.drops;
 	const struct geneve_extras part = {.part = true, .where = {.id = 1, .total = 2000}};
-	const struct geneve_extras nonsense = {.offload = {.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 0}};
+	const struct geneve_extras nonsense = {
+	    .offload = {.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 0}};
 
 	memset(datagram, 0, sizeof(datagram));
 	geneve_build(datagram, VNI, &part);
@@ -387,7 +394,8 @@ Test(link_udp, strangers_B2, .init = stranger_up, .fini = stranger_down)
 	cr_assert_eq(a.frames, 0);
 }
 
-/* Two peers at one address: the right address with the wrong port is a stranger. Runs of peers are told apart. */
+/* Two peers at one address: the right address with the wrong port is a stranger. Runs of peers are
+ * told apart. */
 Test(link_udp, peers_and_strangers_interleaved, .init = stranger_up, .fini = stranger_down)
 {
 	struct batch *batch = batch_new(1, 100, 1);
@@ -412,7 +420,8 @@ Test(link_udp, peers_and_strangers_interleaved, .init = stranger_up, .fini = str
 	batch_free(batch);
 }
 
-/* One plain peer at an address may send from any port, as kernels do; from another address nobody may. */
+/* One plain peer at an address may send from any port, as kernels do; from another address nobody
+ * may. */
 Test(link_udp, a_plain_peer_sends_from_any_port, .init = stranger_up, .fini = stranger_down)
 {
 	struct batch *batch = batch_new(1, 100, 1);
@@ -513,8 +522,8 @@ Test(link_udp, port_in_use, .init = pair_up_plain, .fini = pair_down)
 	char text[32], want[128];
 
 	snprintf(text, sizeof(text), "127.0.0.1:%u", vm_port(&a));
-	snprintf(want, sizeof(want), "--listen %s: port %u is in use: choose another port",
-		 text, vm_port(&a));
+	snprintf(want, sizeof(want), "--listen %s: port %u is in use: choose another port", text,
+		 vm_port(&a));
 	cr_assert_eq(listen_try(text), -EADDRINUSE);
 	cr_assert_str_eq(error, want);
 }
@@ -525,7 +534,8 @@ Test(link_udp, peer_addresses, .init = pair_up_plain, .fini = pair_down)
 	char text[64];
 
 	cr_assert_eq(vm_try(&a, &port, ":6081"), -EINVAL);
-	cr_assert_not_null(strstr(error, "--link :6081: a peer has a host and a port"), "%s", error);
+	cr_assert_not_null(strstr(error, "--link :6081: a peer has a host and a port"), "%s",
+			   error);
 	cr_assert_eq(vm_try(&a, &port, ""), -EINVAL);
 	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:0"), -EINVAL);
 	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:x"), -EINVAL);
@@ -573,7 +583,8 @@ Test(link_udp, by_hand, .init = loop_up, .fini = loop_down)
 	struct port *port;
 	struct core *core = core_create(NULL);
 
-	cr_assert_eq(udp_endpoint_create(loop, core, "127.0.0.1:0", VNI, &endpoint, error), 0, "%s", error);
+	cr_assert_eq(udp_endpoint_create(loop, core, "127.0.0.1:0", VNI, &endpoint, error), 0, "%s",
+		     error);
 	cr_assert_eq(udp_endpoint_add_peer(endpoint, "127.0.0.1:9", &port, error), 0, "%s", error);
 	cr_assert_eq(udp_endpoint_add_peer(endpoint, "127.0.0.1:9", &port, error), -EEXIST);
 	cr_assert_not_null(strstr(error, "--link udp://127.0.0.1:9: "), "%s", error);
@@ -583,7 +594,7 @@ Test(link_udp, by_hand, .init = loop_up, .fini = loop_down)
 }
 
 /* Endpoints of both kinds beside each other, and each link finds its own. */
-Test(link_udp, two_listeners, .init = loop_up, .fini = loop_down)
+Test(link_udp, two_listeners, .init = loop_up)
 {
 	struct batch *batch = batch_new(3, 100, 2);
 	struct port *port;

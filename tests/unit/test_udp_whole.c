@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links over UDP between two ends that are weft: what they agree on, large frames in parts, offload state,
- * hops, source ports, paths that change, loss, keys. And the kernel's VXLAN device as a peer. Tests that
- * need a network of their own make a namespace without a name, which goes with the process.
+ * Links over UDP between two ends that are weft: what they agree on, large frames in parts, offload
+ * state, hops, source ports, paths that change, loss, keys. And the kernel's VXLAN device as a
+ * peer. Tests that need a network of their own make a namespace without a name, which goes with the
+ * process.
  */
 #include "tests/unit/udp_rig.h"
 
@@ -117,7 +118,8 @@ Test(udp_whole, down_and_up_again)
 	struct batch *batch = batch_new(5, 100, 1);
 	char host[32], listen[48];
 
-	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + (getpid() >> 16 & 63), getpid() >> 8 & 255, getpid() & 255);
+	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + (getpid() >> 16 & 63),
+		 getpid() >> 8 & 255, getpid() & 255);
 	snprintf(listen, sizeof(listen), "%s:7001", host);
 	loop_up();
 	vm_up(&a, "127.0.0.1:0");
@@ -173,7 +175,8 @@ Test(udp_whole, large_frames_in_parts, .fini = net_leave)
 	static const struct {
 		uint32_t len;
 		unsigned pieces;
-	} cases[] = {{1451 + FRAME_HEADER, 1}, {2900, 2}, {3000, 700}, {9000, 3}, {SUPER, 17}, {FRAME_SIZE_MAX, 1}};
+	} cases[] = {{1451 + FRAME_HEADER, 1}, {2900, 2}, {3000, 700}, {9000, 3}, {SUPER, 17},
+		     {FRAME_SIZE_MAX, 1}};
 
 	if (!net_enter(1500))
 		skip("no right to make a network namespace");
@@ -184,7 +187,8 @@ Test(udp_whole, large_frames_in_parts, .fini = net_leave)
 		uint64_t before = a_link->counters.syscalls;
 
 		send_large(2, cases[i].len, cases[i].pieces, 3);
-		cr_assert_eq(a_link->counters.syscalls, before + 3, "one a batch, %u bytes", cases[i].len);
+		cr_assert_eq(a_link->counters.syscalls, before + 3, "one a batch, %u bytes",
+			     cases[i].len);
 	}
 	cr_assert_eq(a_link->counters.copied_bytes, 0);
 	cr_assert_eq(a_link->counters.out_frames, 36);
@@ -272,8 +276,24 @@ static void frame_make_tcp(struct batch *batch, unsigned i)
 {
 	uint8_t *data = batch->data + (size_t)i * FRAME_ROOM;
 	struct frame *frame = &batch->frames[i];
-	uint8_t headers[TCP_HEADERS] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0,
-					(uint8_t)((frame->len - 14) >> 8), (uint8_t)(frame->len - 14)};
+	uint8_t headers[TCP_HEADERS] = {2,
+					0,
+					0,
+					0,
+					0,
+					2,
+					2,
+					0,
+					0,
+					0,
+					0,
+					1,
+					8,
+					0,
+					0x45,
+					0,
+					(uint8_t)((frame->len - 14) >> 8),
+					(uint8_t)(frame->len - 14)};
 
 	headers[22] = 64;
 	headers[23] = IPPROTO_TCP;
@@ -327,7 +347,8 @@ Test(udp_whole, offload_state_is_checked, .init = pair_up_met, .fini = pair_down
 {
 	struct batch *batch = batch_new(2, 3000, 1);
 
-	batch->frames[0].offload = (struct frame_offload){.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 9};
+	batch->frames[0].offload =
+	    (struct frame_offload){.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 9};
 	a_link->ops->send_batch(a_link, batch->list, 2);
 	wait_until(b_link->counters.drops[DROP_OFFLOAD] + b.frames == 2);
 	cr_assert_eq(b.frames, 1);
@@ -336,7 +357,8 @@ Test(udp_whole, offload_state_is_checked, .init = pair_up_met, .fini = pair_down
 
 /* --- loss ---------------------------------------------------------------------------------- */
 
-/* A peer that loses many large frames in part gets ordinary packets for a while, and then large ones again. */
+/* A peer that loses many large frames in part gets ordinary packets for a while, and then large
+ * ones again. */
 Test(udp_whole, large_frames_stop_when_lost, .fini = net_leave)
 {
 	if (!net_enter(1500))
@@ -407,6 +429,133 @@ Test(udp_whole, a_flow_has_one_hash)
 	batch_free(batch);
 }
 
+/* A NAT between them: three sockets that pass on what comes. a sends to nat[0], b gets it from
+ * nat[1] and answers there, and a gets that from nat[2]. */
+static int nat[3];
+
+static unsigned nat_open(unsigned i)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t size = sizeof(sa);
+
+	nat[i] = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	cr_assert_eq(bind(nat[i], (struct sockaddr *)&sa, size), 0);
+	cr_assert_eq(getsockname(nat[i], (struct sockaddr *)&sa, &size), 0);
+	return ntohs(sa.sin_port);
+}
+
+static void nat_pass(int from, int to, unsigned port)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	static uint8_t data[65536];
+	ssize_t n;
+
+	sa.sin_port = htons((uint16_t)port);
+	while ((n = recv(from, data, sizeof(data), 0)) > 0)
+		(void)!sendto(to, data, (size_t)n, 0, (struct sockaddr *)&sa, sizeof(sa));
+}
+
+static bool nat_pump(void)
+{
+	nat_pass(nat[0], nat[1], vm_port(&b));
+	nat_pass(nat[1], nat[2], vm_port(&a));
+	return true;
+}
+
+Test(udp_whole, through_a_nat)
+{
+	struct batch *batch = batch_new(10, 300, 1);
+
+	loop_up();
+	vm_up(&a, "127.0.0.1:0,spread=4");
+	vm_up(&b, "127.0.0.1:0,spread=4");
+	a_link = vm_link(&a, "127.0.0.1", nat_open(0), "");
+	b_link = vm_link(&b, "127.0.0.1", nat_open(1), "");
+	nat_open(2);
+	wait_until(nat_pump() && state_of(a_link) == LINK_UP && state_of(b_link) == LINK_UP);
+	fault.calls = 0;
+	vm_send(&a, batch);
+	vm_send(&b, batch);
+	cr_assert_eq(fault.calls, 2); /* no other source ports: they would not arrive as they are */
+	wait_until(nat_pump() && a.frames == 10 && b.frames == 10);
+	pair_down();
+	for (unsigned i = 0; i < 3; i++)
+		close(nat[i]);
+	batch_free(batch);
+}
+
+/* --- the link key -------------------------------------------------------------------------- */
+
+static const struct seal_key key = {"just the bytes of a secret"},
+			     other_key = {"and those of another"};
+
+static void sealed_pair_up(const struct seal_key *key_a, const struct seal_key *key_b)
+{
+	loop_up();
+	vm_up_with(&a, "127.0.0.1:0", true, key_a);
+	vm_up_with(&b, "127.0.0.1:0", true, key_b);
+	pair_link("127.0.0.1", "");
+}
+
+Test(udp_whole, sealed_frames_cross, .fini = net_leave)
+{
+	if (!net_enter(1500))
+		skip("no right to make a network namespace");
+	sealed_pair_up(&key, &key);
+	cr_assert_eq(a_link->mtu, 1450 - SEAL_OVERHEAD);
+	pair_meet();
+	cr_assert_eq(a_link->mtu, 1450 - SEAL_OVERHEAD);
+	send_large(40, 60, 2, 3);
+	send_large(20, 1000, 2, 3);
+	send_large(2, SUPER, 9, 3);
+	cr_assert_eq(a_link->counters.copied_bytes, 3 * (40 * 60 + 20 * 1000 + 2 * SUPER));
+	cr_assert_eq(b_link->counters.drops[DROP_KEY] + b_link->counters.drops[DROP_REPLAY], 0);
+	offload_crosses(60000);
+	cr_assert_eq(mtu_set(1300), 0);
+	send_large(2, SUPER, 3, 2);
+	pair_down();
+}
+
+/* Nothing passes between different keys, nor between a key and none. */
+static void nothing_crosses(const struct seal_key *key_a, const struct seal_key *key_b)
+{
+	struct batch *batch = batch_new(5, 100, 1);
+
+	sealed_pair_up(key_a, key_b);
+	for (unsigned i = 0; i < 20; i++) {
+		vm_send(&a, batch);
+		vm_send(&b, batch);
+		run_ms(1);
+	}
+	wait_until(a_link->counters.drops[DROP_KEY] + a_link->counters.drops[DROP_FORMAT] > 0);
+	wait_until(b_link->counters.drops[DROP_KEY] + b_link->counters.drops[DROP_FORMAT] > 0);
+	cr_assert_eq(a.frames + b.frames, 0);
+	cr_assert_neq(state_of(a_link), LINK_UP);
+	cr_assert_neq(state_of(b_link), LINK_UP);
+	pair_down();
+	batch_free(batch);
+}
+
+Test(udp_whole, keys_fail_closed_B2)
+{
+	nothing_crosses(&key, &other_key);
+	nothing_crosses(&key, NULL);
+}
+
+Test(udp_whole, nothing_plain_with_a_key)
+{
+	struct port *port;
+
+	loop_up();
+	vm_up_with(&a, "127.0.0.1:0", true, &key);
+	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:9,plain=on"), -EINVAL);
+	cr_assert_eq(vm_try(&a, &port, "127.0.0.1:9,encap=vxlan"), -EINVAL);
+	cr_assert_not_null(strstr(error, "link key"));
+	cr_assert_eq(vm_listen(&a, "127.0.0.1:0,encap=vxlan"), -EINVAL);
+	vm_down(&a);
+	loop_down();
+}
+
 /* --- the kernel's VXLAN device ------------------------------------------------------------- */
 
 static int packet_socket(const char *device)
@@ -419,8 +568,8 @@ static int packet_socket(const char *device)
 	return fd;
 }
 
-/* Two namespaces joined by a veth; in the other one a VXLAN device. Back in the first, returns the device's
- * socket, or -1 where something is missing. */
+/* Two namespaces joined by a veth; in the other one a VXLAN device. Back in the first, returns the
+ * device's socket, or -1 where something is missing. */
 static int vxlan_up(void)
 {
 	char command[600];
@@ -435,9 +584,11 @@ static int vxlan_up(void)
 	snprintf(command, sizeof(command),
 		 "P=%d; exec >/dev/null 2>&1; "
 		 "nsenter --net=/proc/$P/fd/%d ip link add v0 type veth peer name v1 netns $P && "
-		 "nsenter --net=/proc/$P/fd/%d sh -c 'ip addr add 10.9.0.1/24 dev v0 && ip link set v0 up' && "
+		 "nsenter --net=/proc/$P/fd/%d sh -c 'ip addr add 10.9.0.1/24 dev v0 && ip link "
+		 "set v0 up' && "
 		 "ip addr add 10.9.0.2/24 dev v1 && ip link set v1 up && "
-		 "ip link add vx0 type vxlan id %u remote 10.9.0.1 dstport 4789 dev v1 && ip link set vx0 up",
+		 "ip link add vx0 type vxlan id %u remote 10.9.0.1 dstport 4789 dev v1 && ip link "
+		 "set vx0 up",
 		 getpid(), here, here, VNI);
 	if (system(command))
 		return -1;
@@ -458,7 +609,8 @@ Test(udp_whole, kernel_vxlan_is_a_peer, .fini = net_leave)
 	if (fd < 0)
 		skip("no right to make namespaces and VXLAN devices");
 	for (unsigned i = 0; i < 10; i++) {
-		memcpy(batch->data + (size_t)i * FRAME_ROOM, "\xff\xff\xff\xff\xff\xff\2\0\0\0\0\1\x88\xb5", 14);
+		memcpy(batch->data + (size_t)i * FRAME_ROOM,
+		       "\xff\xff\xff\xff\xff\xff\2\0\0\0\0\1\x88\xb5", 14);
 		batch_frame_set(batch, i);
 	}
 	loop_up();

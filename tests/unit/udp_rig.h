@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links over UDP on loopback: real sockets, all ends in one thread and one loop. sendmmsg(2) can be made to
- * fail. Included by one file of a program.
+ * Links over UDP on loopback: real sockets, all ends in one thread and one loop. sendmmsg(2) can be
+ * made to fail. Included by one file of a program.
  *
- * Nothing here waits for a time: wait_until() runs the loop until a condition holds, and gives up only
- * after WAIT_MS. Bursts are small enough for the smallest socket buffers.
+ * Nothing here waits for a time: wait_until() runs the loop until a condition holds, and gives up
+ * only after WAIT_MS. Bursts are small enough for the smallest socket buffers.
  */
 #ifndef WEFT_UDP_RIG_H
 #define WEFT_UDP_RIG_H
@@ -44,7 +44,7 @@ static struct {
 	unsigned most;	/* messages a call takes, 0: all */
 	bool trains;	/* only messages that are trains fail, wherever they stand */
 	unsigned calls;
-	int fds[64];	/* those it was called with, in order */
+	int fds[64]; /* those it was called with, in order */
 } fault;
 
 /* How many messages come before the one that is to fail. */
@@ -149,8 +149,8 @@ static inline struct batch *batch_new(unsigned n, uint32_t len, unsigned pieces)
 			iov[p] = (struct iovec){data + at, size};
 			at += size;
 		}
-		batch->frames[i] =
-		    (struct frame){.iov = iov, .iovcnt = pieces, .len = len, .hops = FRAME_HOPS_MAX};
+		batch->frames[i] = (struct frame){
+		    .iov = iov, .iovcnt = pieces, .len = len, .hops = FRAME_HOPS_MAX};
 		batch->list[i] = &batch->frames[i];
 		batch_frame_set(batch, i);
 	}
@@ -251,7 +251,8 @@ static inline int vm_listen(struct vm *vm, const char *listen)
 	return link_udp.listen(&vm->env, &spec, &vm->endpoint, error);
 }
 
-static inline void vm_up_with(struct vm *vm, const char *listen, bool offload, const struct seal_key *key)
+static inline void vm_up_with(struct vm *vm, const char *listen, bool offload,
+			      const struct seal_key *key)
 {
 	*vm = (struct vm){.nic = {.ops = &nic_ops,
 				  .kind = PORT_INTERFACE,
@@ -259,7 +260,8 @@ static inline void vm_up_with(struct vm *vm, const char *listen, bool offload, c
 				  .offloads = PORT_OFFLOADS,
 				  .mtu = FRAME_SIZE_MAX - FRAME_HEADER}};
 	vm->core = core_create(NULL);
-	vm->env = (struct link_env){.loop = loop, .core = vm->core, .vni = VNI, .offload = offload, .key = key};
+	vm->env = (struct link_env){
+	    .loop = loop, .core = vm->core, .vni = VNI, .offload = offload, .key = key};
 	cr_assert_eq(core_attach(vm->core, &vm->nic), 0);
 	cr_assert_eq(vm_listen(vm, listen), 0, "%s", error);
 }
@@ -289,7 +291,8 @@ static inline int vm_try(struct vm *vm, struct port **port, const char *target)
 	return link_udp.open(&vm->env, &spec, &vm->endpoint, port, error);
 }
 
-static inline struct port *vm_link(struct vm *vm, const char *host, unsigned udp_port, const char *options)
+static inline struct port *vm_link(struct vm *vm, const char *host, unsigned udp_port,
+				   const char *options)
 {
 	struct port *port = NULL;
 	char text[160];
@@ -352,7 +355,8 @@ static inline void pair_link(const char *host, const char *options)
 	b_link = vm_link(&b, host, vm_port(&a), options);
 }
 
-static inline void pair_up(const char *listen_a, const char *listen_b, const char *host, const char *options)
+static inline void pair_up(const char *listen_a, const char *listen_b, const char *host,
+			   const char *options)
 {
 	loop_up();
 	vm_up(&a, listen_a);
