@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# make              build weft, weft-ctl and the unikernel guests
+# make              build weft, weft-ctl, vnetd and the unikernel guests
 # make demo         two Linux VMs on one overlay: ping and iperf3 between them
 # make test         every test; ends with "N passed, N failed, N skipped"
 # make bench        measure, and print how (QUICK=1: fewer samples)
@@ -149,12 +149,12 @@ PREFIX  := /usr/local
 DESTDIR :=
 MAN     := $(patsubst docs/man/%,build/man/%,$(wildcard docs/man/*.1))
 man: $(MAN)
-# @OPTIONS@ stands for the options that weft describes itself.
-build/man/%.1: docs/man/%.1 build/weft
-	$(Q)mkdir -p $(@D) && build/weft --man | sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' $< > $@
+# @OPTIONS@ stands for the options that weft and vnetd describe themselves.
+build/man/%.1: docs/man/%.1 build/weft build/vnetd
+	$(Q)mkdir -p $(@D) && build/$(or $(filter vnetd,$*),weft) --man | sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' $< > $@
 
 install: all man
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(B)/weft $(B)/weft-ctl tools/weft-cluster
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(B)/weft $(B)/weft-ctl $(B)/vnetd tools/weft-cluster
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(MAN)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions tools/completion/*
 
