@@ -1072,7 +1072,7 @@ static int command_words(const struct options *opt)
 			char *name = value_text(member(word, "word")), *arguments = value_text(member(word, "arguments"));
 			char *text = value_text(member(word, "help"));
 
-			printf("%s %s\n    %s\n", name, arguments, text);
+			printf("%s %s\n    %s\n", name, strcmp(arguments, "-") != 0 ? arguments : "", text);
 			free(name);
 			free(arguments);
 			free(text);

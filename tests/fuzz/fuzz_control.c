@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The control language, line by line, on an overlay with an interface and a link. Lines that would open files or
- * sockets are left out. What is refused must give one line as the reason and leave the routes as they were; what
- * "route list" shows must be accepted again.
+ * The control language, line by line, on an overlay with an interface and a link. Lines that would
+ * open files or sockets are left out. What is refused must give one line as the reason and leave
+ * the routes as they were; what "route list" shows must be accepted again.
  */
 #include <errno.h>
 #include <json-c/json.h>
@@ -29,7 +29,8 @@ static void close_nothing(struct port *port)
 	(void)port;
 }
 
-static const struct port_ops ops = {.type = "fake", .send_batch = send_nothing, .close = close_nothing};
+static const struct port_ops ops = {
+    .type = "fake", .send_batch = send_nothing, .close = close_nothing};
 
 static void expect(int condition)
 {
@@ -68,7 +69,8 @@ static void routes_check(struct overlay *overlay)
 	char text[ROUTE_TEXT_MAX], line[ROUTE_TEXT_MAX + 16];
 	size_t n = core_routes(overlay_core(overlay), &entries);
 
-	if (!n || strpbrk(entries[0].route.in, " \t;#\"\\") || strpbrk(entries[0].route.out, " \t;#\"\\"))
+	if (!n || strpbrk(entries[0].route.in, " \t;#\"\\") ||
+	    strpbrk(entries[0].route.out, " \t;#\"\\"))
 		return;
 	route_print(&entries[0].route, text);
 	snprintf(line, sizeof(line), "route del %s", text);
@@ -90,7 +92,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!loop)
 		loop = loop_create(8);
 	expect(loop && text && !overlay_create(loop, &options, &overlay, error));
-	expect(!core_attach(overlay_core(overlay), &nic) && !core_attach(overlay_core(overlay), &link));
+	expect(!core_attach(overlay_core(overlay), &nic) &&
+	       !core_attach(overlay_core(overlay), &link));
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		size_t before = routes_count(overlay);
 
