@@ -62,8 +62,7 @@ struct cmdline {
 void cmdline_parse(const struct cmdline *cmd, int argc, char *const argv[]);
 /* cmdline_help - print the options, grouped; @man: as the body of a man page (roff). */
 void cmdline_help(const struct cmdline *cmd, FILE *out, bool man);
-/* cmdline_entry - one more entry in their style. @name: as it is to be read, such as "udp://HOST".
- */
+/* cmdline_entry - one more entry in their style. @name: as it is read, such as "udp://HOST". */
 void cmdline_entry(FILE *out, bool man, const char *name, const char *text);
 
 /* What --config and --help have as take(). */

@@ -235,6 +235,7 @@ static int batch_line(struct control_call *call, const char *line, size_t len, c
 	control_text_free(&words_of_line);
 	json_object_put(call->result);
 	call->result = NULL;
+	call->error = NULL;
 	return rc;
 }
 

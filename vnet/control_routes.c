@@ -6,8 +6,6 @@
  * list beside it, compiles that (routes_build()) on the calling thread, and has the data loop swap
  * the pointer to the table; then the new list takes the old one's place. So a failure on the way
  * leaves both as they were.
- *
- * A struct route is filled from zero, padding included, so that routes compare as memory.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -31,8 +29,7 @@ static bool route_ended(const char *word)
 	return !word || !strcmp(word, ";") || !strcmp(word, "}");
 }
 
-/* Each parser takes the words behind its keyword and returns how many it used, or a negative error.
- */
+/* Each parser takes the words behind its keyword and returns how many it used, or -errno. */
 
 static int parse_pattern(struct control_call *call, char *const *words, struct mac_pattern *pattern)
 {
@@ -146,7 +143,7 @@ static int route_parse(struct control_call *call, char *const **words, struct ro
 	unsigned given = 0;
 	int rc = 0;
 
-	memset(route, 0, sizeof(*route));
+	*route = (struct route){0};
 	while (!rc && !route_ended(**words))
 		rc = parse_clause(call, words, route, &given);
 	if (!rc && !*route->out)
@@ -211,12 +208,33 @@ static int list_add(struct control_call *call, struct route_list *list, const st
 	return 0;
 }
 
+static int pattern_compare(const struct mac_pattern *a, const struct mac_pattern *b)
+{
+	return a->match != b->match ? (int)a->match - (int)b->match
+				    : memcmp(a->mac, b->mac, sizeof(a->mac));
+}
+
+/* For qsort(); 0 for the same route. */
+static int route_compare(const void *left, const void *right)
+{
+	const struct route *a = left, *b = right;
+	int order = pattern_compare(&a->destination, &b->destination);
+
+	if (!order)
+		order = pattern_compare(&a->source, &b->source);
+	if (!order)
+		order = a->priority - b->priority;
+	if (!order)
+		order = strcmp(a->in, b->in);
+	return order ? order : strcmp(a->out, b->out);
+}
+
 /* Position of a route in the list, or its length. */
 static size_t list_find(const struct route_list *list, const struct route *route)
 {
 	size_t i = 0;
 
-	while (i < list->count && memcmp(&list->routes[i], route, sizeof(*route)) != 0)
+	while (i < list->count && route_compare(&list->routes[i], route) != 0)
 		i++;
 	return i;
 }
@@ -234,28 +252,22 @@ static int list_copy(struct control_call *call, struct route_list *copy)
 	return 0;
 }
 
-static int route_order(const void *a, const void *b)
-{
-	return memcmp(*(const struct route *const *)a, *(const struct route *const *)b,
-		      sizeof(struct route));
-}
-
 /* Refuse a list in which a route stands twice. */
 static int list_check(struct control_call *call, const struct route_list *list)
 {
-	const struct route **sorted = calloc(list->count + 1, sizeof(*sorted));
+	struct route *sorted = calloc(list->count + 1, sizeof(*sorted));
 	char text[ROUTE_TEXT_MAX];
 	int rc = 0;
 
 	if (!sorted)
 		return control_fail(call, -ENOMEM, "%s", strerror(ENOMEM));
-	for (size_t i = 0; i < list->count; i++)
-		sorted[i] = &list->routes[i];
-	qsort(sorted, list->count, sizeof(*sorted), route_order);
+	if (list->count)
+		memcpy(sorted, list->routes, list->count * sizeof(*sorted));
+	qsort(sorted, list->count, sizeof(*sorted), route_compare);
 	for (size_t i = 1; i < list->count && !rc; i++) {
-		if (route_order(&sorted[i - 1], &sorted[i]) != 0)
+		if (route_compare(&sorted[i - 1], &sorted[i]) != 0)
 			continue;
-		route_print(sorted[i], text);
+		route_print(&sorted[i], text);
 		rc = control_fail(call, -EEXIST, "the route '%s' stands there twice: remove one",
 				  text);
 	}

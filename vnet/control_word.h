@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* How a word of the control language is written. For the files of words only; users see control.h.
- */
+/* How a word of the control language is written. For the files of words; users see control.h. */
 #ifndef WEFT_CONTROL_WORD_H
 #define WEFT_CONTROL_WORD_H
 
