@@ -62,13 +62,17 @@ UNIT_HELP := $(patsubst %.c,$(B)/%.o,$(filter-out tests/unit/test_%,$(wildcard t
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 C_FILES   := $(wildcard vmm/*.c devices/*.c vnet/*.c tools/*.c guest-images/agent/*.c)
 
-all: $(B)/weft $(B)/weft-ctl $(B)/vnetd guests
+PROGRAMS  := $(addprefix $(B)/,weft weft-ctl vnetd $(if $(STATIC),,weft-top))
+
+all: $(PROGRAMS) guests
 
 $(B)/weft: $(B)/vmm/main.o $(B)/libweft.a
-$(B)/weft-ctl: $(B)/tools/weft-ctl.o $(B)/libweft.a
+$(B)/weft-ctl: $(B)/tools/weft-ctl.o $(B)/tools/control_client.o $(B)/libweft.a
+$(B)/weft-top: $(B)/tools/weft-top.o $(B)/tools/control_client.o
 $(B)/vnetd: $(B)/tools/vnetd.o $(B)/libvnet.a
-$(B)/weft $(B)/weft-ctl $(B)/vnetd: $(if $(STATIC),$(B)/vmm/musl_fortify.o)
-$(B)/weft $(B)/weft-ctl $(B)/vnetd:
+$(B)/weft-top: LDLIBS := -lncurses -ltinfo -ljson-c -lm
+$(PROGRAMS): $(if $(STATIC),$(B)/vmm/musl_fortify.o)
+$(PROGRAMS):
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -149,12 +153,12 @@ PREFIX  := /usr/local
 DESTDIR :=
 MAN     := $(patsubst docs/man/%,build/man/%,$(wildcard docs/man/*.1))
 man: $(MAN)
-# @OPTIONS@ stands for the options that weft and vnetd describe themselves.
-build/man/%.1: docs/man/%.1 build/weft build/vnetd
-	$(Q)mkdir -p $(@D) && build/$(or $(filter vnetd,$*),weft) --man | sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' $< > $@
+# @OPTIONS@ stands for the options that the programs describe themselves.
+build/man/%.1: docs/man/%.1 $(PROGRAMS)
+	$(Q)mkdir -p $(@D) && { ! grep -q '^@OPTIONS@$$' $< || build/$* --man; } | sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' $< > $@
 
 install: all man
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(B)/weft $(B)/weft-ctl $(B)/vnetd tools/weft-cluster
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS) tools/weft-cluster
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(MAN)
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/bash-completion/completions tools/completion/*
 

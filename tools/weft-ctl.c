@@ -39,13 +39,12 @@
 #include <unistd.h>
 
 #include "guest-images/agent/agent_frames.h"
+#include "tools/control_client.h"
 
 #define EXIT_ENVIRONMENT 1
 #define EXIT_USAGE       2
 #define EXIT_TRANSPORT   255 /* exec: the command's own status is not known */
 
-#define REPLY_MAX        (16 << 20) /* bytes of one reply */
-#define REPLY_SECONDS    30
 #define WAIT_SECONDS     30         /* default of wait and shutdown */
 #define WAIT_PAUSE_NS    10000000   /* between two tries, 10 ms */
 #define SMALL_WRITE      4096       /* a pipe that polls writable takes this much (pipe(7)) */
@@ -103,128 +102,7 @@ static char *text_clean(char *text)
 	return text;
 }
 
-/* --- sockets ------------------------------------------------------------------------------- */
-
-/* Returns a connected descriptor, or -errno. */
-static int socket_connect(const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd, error;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
-		return fd;
-	error = errno;
-	close(fd);
-	return -error;
-}
-
-/* Reads and writes on the socket give up with EAGAIN after so many seconds. */
-static void socket_set_timeout(int fd, double seconds)
-{
-	struct timeval tv = {.tv_sec = (time_t)seconds,
-			     .tv_usec = (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
-
-	if (!tv.tv_sec && tv.tv_usec < 1000)
-		tv.tv_usec = 1000; /* zero would mean for ever */
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
-}
-
-static int send_all(int fd, const void *data, size_t len)
-{
-	const char *at = data;
-	ssize_t n;
-
-	for (; len; at += n, len -= (size_t)n) {
-		n = send(fd, at, len, MSG_NOSIGNAL);
-		if (n < 0)
-			return -errno;
-	}
-	return 0;
-}
-
 /* --- the control socket -------------------------------------------------------------------- */
-
-/* Reads a line without its end. Returns it (to be freed), or NULL with errno set. */
-static char *line_read(int fd)
-{
-	size_t len = 0, size = 0;
-	char *line = NULL, *bigger;
-	ssize_t n;
-
-	for (;;) {
-		if (len == size) {
-			size += 65536;
-			bigger = size <= REPLY_MAX ? realloc(line, size) : NULL;
-			if (!bigger)
-				break;
-			line = bigger;
-		}
-		n = recv(fd, line + len, size - len, 0);
-		if (n <= 0) {
-			errno = n ? errno : ECONNRESET;
-			break;
-		}
-		len += (size_t)n;
-		if (line[len - 1] == '\n') {
-			line[len - 1] = '\0';
-			return line;
-		}
-	}
-	free(line);
-	return NULL;
-}
-
-/* Send a request, and with its first bytes a descriptor unless @file is -1. Returns 0 or -errno. */
-static int request_send(int fd, const char *request, int file)
-{
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
-	struct iovec iov = {.iov_base = (char *)request, .iov_len = strlen(request)};
-	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
-	ssize_t n;
-
-	if (file >= 0) {
-		memcpy(CMSG_DATA(&control.header), &file, sizeof(file));
-		message.msg_control = &control;
-		message.msg_controllen = CMSG_LEN(sizeof(int));
-	}
-	n = sendmsg(fd, &message, MSG_NOSIGNAL);
-	return n < 0 ? -errno : send_all(fd, request + n, iov.iov_len - (size_t)n);
-}
-
-/* Returns the reply as an object, or NULL with errno set. @file: a descriptor to be sent along, or -1 */
-static struct json_object *control_ask(int fd, const char *request, int file)
-{
-	struct json_object *reply;
-	char *line;
-	int rc;
-
-	socket_set_timeout(fd, REPLY_SECONDS);
-	rc = request_send(fd, request, file);
-	if (rc) {
-		errno = -rc;
-		return NULL;
-	}
-	line = line_read(fd);
-	if (!line)
-		return NULL;
-	reply = json_tokener_parse(line);
-	free(line);
-	if (reply && json_object_is_type(reply, json_type_object))
-		return reply;
-	json_object_put(reply);
-	errno = EPROTO;
-	return NULL;
-}
 
 static struct json_object *member(struct json_object *object, const char *name)
 {
@@ -1112,6 +990,9 @@ static const struct command commands[] = {
 	{"mac", "list", "the addresses it has learnt", "--json", command_overlay},
 	{"matrix", "", "its traffic by pair of addresses", "--json", command_overlay},
 	{"trace", "PORT HEX | PORT dst MAC [src MAC]", "where a frame would go, and why", "--json", command_overlay},
+	{"capture", "start FILE [port NAME] [limit BYTES] | stop | status",
+	 "record frames as pcapng, for Wireshark", "--json", command_overlay},
+	{"metrics", "", "its counters as Prometheus text", "", command_overlay},
 	{"help", "", "all words of the overlay, as the running program knows them", "--json", command_words},
 };
 

@@ -51,6 +51,13 @@ static const struct control_word words[] = {
     {"stats", "", "the counters of the ports and of the core", 0, 0, true, word_stats},
     {"trace", "PORT HEX | PORT dst MAC [src MAC]",
      "where a frame from this port would go, and why; sends nothing", 2, 5, true, word_trace},
+    {"capture start", "FILE [port NAME] [limit BYTES]",
+     "record the frames of a port or of all, both directions, as pcapng; one capture at a time", 1,
+     5, false, word_capture_start},
+    {"capture stop", "", "end the capture; says how much was recorded and dropped", 0, 0, true,
+     word_capture_stop},
+    {"capture status", "", "how far the capture is", 0, 0, true, word_capture_status},
+    {"metrics", "", "the counters as Prometheus text", 0, 0, true, word_metrics},
     {"help", "", "these words", 0, 0, true, word_help},
 };
 

@@ -24,6 +24,7 @@ struct overlay {
 	struct loop *loop; /* the data loop */
 	struct core *core; /* the data loop's, as are the links */
 	struct links *links;
+	struct capture *capture; /* the data loop's; set and unset under the lock. NULL: none */
 	struct seal_key key;
 	pthread_mutex_t lock; /* held while a line is run; never taken by the data loop's thread */
 	struct route_list routes; /* under the lock */
@@ -88,5 +89,9 @@ int word_mac_list(struct control_call *call); /* control_show.c */
 int word_matrix(struct control_call *call);
 int word_stats(struct control_call *call);
 int word_trace(struct control_call *call);
+int word_capture_start(struct control_call *call); /* control_capture.c */
+int word_capture_stop(struct control_call *call);
+int word_capture_status(struct control_call *call);
+int word_metrics(struct control_call *call);
 
 #endif

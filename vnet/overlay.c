@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vnet/capture.h"
 #include "vnet/control_word.h"
 
 static int core_make(struct overlay *overlay, const struct overlay_options *options,
@@ -98,6 +99,7 @@ void overlay_destroy(struct overlay *overlay)
 {
 	if (!overlay)
 		return;
+	capture_stop(overlay->capture);
 	links_destroy(overlay->links);
 	core_destroy(overlay->core);
 	free(overlay->routes.routes);

@@ -79,9 +79,10 @@ class Words:
     """What holds for weft and for vnetd alike; self.setUp() starts one with a UDP listener."""
 
     def test_help_tells_of_every_word(self):
-        self.assertEqual({entry["word"] for entry in self.ask("help")}, set(WORDS))
+        words = {entry["word"] for entry in self.ask("help")}
+        self.assertLessEqual(set(WORDS), words)
         usage = subprocess.run([WEFT_CTL, "--help"], capture_output=True, text=True, check=True).stdout
-        for word in WORDS:
+        for word in words:
             self.assertRegex(usage, rf"(?m)^  {word.split()[0]}\b", f"weft-ctl does not know '{word}'")
 
     def test_links(self):

@@ -67,7 +67,7 @@ def wait_for(condition, seconds=10, pause=0.01):
 class Vm:
     """A weft process with its output in files."""
 
-    def __init__(self, directory, arguments, prefix=(), program=WEFT, **popen):
+    def __init__(self, directory, arguments, prefix=(), program=WEFT, verb=("run",), **popen):
         self.number = sum(name.startswith("stdout.") for name in os.listdir(directory))
         self.out_path = f"{directory}/stdout.{self.number}"
         self.err_path = f"{directory}/stderr.{self.number}"
@@ -75,7 +75,7 @@ class Vm:
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             popen.setdefault("stdout", out)
             popen.setdefault("stderr", err)
-            self.process = subprocess.Popen([*prefix, program, "run", *arguments, *WEFT_OPTIONS],
+            self.process = subprocess.Popen([*prefix, program, *verb, *arguments, *(WEFT_OPTIONS if verb else ())],
                                             cwd=directory, **popen)
         self.pid = self.process.pid
 

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes wrong on a network: peers that die and return, bad lines, paths whose MTU shrinks, cables pulled, receivers that stand still."""
+import json
+import os
+import subprocess
+import threading
+import time
+
+import tap
+from topology import PATIENCE, ROOT, Topology
+from weft import Vm, wait_for
+
+MESH = {"10.0.0": (["a", "b", "c"], 1500)}
+PAIR = {"10.0.0": (["a", "b"], 1500)}
+
+
+class Background(threading.Thread):
+    """iperf3 from one guest to another while something happens; .intervals are bits/s of each half second."""
+
+    def __init__(self, test, client, server, seconds):
+        super().__init__(daemon=True)
+        test.serve(server)
+        self.test, self.seconds, self.report = test, seconds, None
+        self.command = ("exec", "--", "iperf3", "--json", "--client", f"192.168.7.{server}", "--time", str(seconds),
+                        "--interval", "0.5")
+        self.client = client
+        self.start()
+
+    def run(self):
+        self.report = self.test.ctl(self.client, *self.command, check=False, seconds=PATIENCE + self.seconds).stdout
+
+    def intervals(self):
+        self.join(PATIENCE + self.seconds)
+        return [interval["sum"]["bits_per_second"] for interval in json.loads(self.report)["intervals"]]
+
+
+class Peers(Topology):
+    def mesh(self, host, number):
+        links = [f"--link=udp://10.0.0.{other}" for other in (1, 2, 3) if other != number]
+        return self.guest(host, number, *links)
+
+    def test_killed_and_back(self):
+        """A peer dies in mid-transfer and comes back; the other pair does not notice."""
+        self.build(MESH)
+        self.mesh("a", 1)
+        second = self.mesh("b", 2)
+        self.mesh("c", 3)
+        for other in (2, 3):
+            self.wait_reaches(1, other)
+        undisturbed = Background(self, 1, 3, 10)
+        Background(self, 1, 2, 20)
+        time.sleep(2)
+        second.process.kill()
+        second.wait()
+        wait_for(lambda: self.link_state(1, "udp://10.0.0.2") == ["down"], PATIENCE)
+        self.mesh("b", 2)
+        start = time.monotonic()
+        wait_for(lambda: self.reaches(2, 1), PATIENCE)
+        print(f"# traffic {time.monotonic() - start:.2f} s after the guest's return")
+        self.assertEqual(self.link_state(1, "udp://10.0.0.2"), ["up"])
+        rates = undisturbed.intervals()
+        print(f"# the other pair: {min(rates) / 1e6:.0f} to {max(rates) / 1e6:.0f} Mb/s")
+        self.assertGreater(min(rates), 0, rates)
+        self.hashed(1, 2)
+
+    def test_cable_pulled(self):
+        """The interface goes down and comes up again: so does the link."""
+        self.build(PAIR)
+        self.guest("a", 1, "--link", "udp://10.0.0.2")
+        self.guest("b", 2, "--link", "udp://10.0.0.1")
+        self.wait_reaches(1, 2)
+        for _ in range(2):
+            self.underlay.run("a", "ip", "link", "set", "eth0", "down")
+            wait_for(lambda: self.link_state(2) == ["down"], PATIENCE)
+            self.underlay.run("a", "ip", "link", "set", "eth0", "up")
+            wait_for(lambda: self.link_state(1) + self.link_state(2) == ["up", "up"], PATIENCE)
+            self.wait_reaches(1, 2)
+
+    def test_receiver_stands_still(self):
+        """A paused guest's ring is full for a while: the sender drops nothing but what is for it, and all goes on after."""
+        self.build(PAIR)
+        self.guest("a", 1, "--link", "udp://10.0.0.2")
+        self.guest("b", 2, "--link", "udp://10.0.0.1")
+        self.wait_reaches(1, 2)
+        self.serve(2)
+        before = self.memory(2)
+        self.ctl(2, "pause")
+        self.in_guest(1, "sh", "-c", "timeout 5 ping -f -q -s 1400 192.168.7.2 >/dev/null || true")
+        wait_for(lambda: self.port(2, "nic0")["drops"].get("ring_full", 0) > 0 or
+                 self.ctl(1, "exec", "--", "sh", "-c", "ping -q -c 300 -i 0.01 -W 1 192.168.7.2 >/dev/null || true",
+                          check=False) is None, PATIENCE)
+        self.assertLess(self.memory(2) - before, 16 << 10, "KiB more")
+        self.ctl(2, "resume")
+        self.wait_reaches(1, 2)
+        self.hashed(1, 2)
+
+    def memory(self, number):
+        """Resident KiB of a guest's process, its RAM left out."""
+        pid = json.loads(self.ctl(number, "--json", "status").stdout)["pid"]
+        with open(f"/proc/{pid}/status", encoding="ascii") as status:
+            fields = dict(line.split(":") for line in status)
+        return int(fields["RssAnon"].split()[0])
+
+    def test_shared_memory_peer_killed(self):
+        """The peer on the same host dies at any moment, either end, and returns."""
+        self.build({"10.0.0": (["a"], 1500)})
+        vms = {1: self.guest("a", 1, "--link", "shm://pair"), 2: self.guest("a", 2, "--link", "shm://pair")}
+        for victim, other in ((2, 1), (1, 2), (2, 1)):
+            with self.subTest(f"{victim}"):
+                self.wait_reaches(1, 2)
+                Background(self, other, victim, 20)
+                time.sleep(1)
+                vms[victim].process.kill()
+                vms[victim].wait()
+                vms[victim] = self.guest("a", victim, "--link", "shm://pair")
+                self.wait_reaches(victim, other)
+                self.hashed(other, victim)
+
+
+class Lines(Topology):
+    """Through a bad line in the middle: the data that arrives is right."""
+
+    def bad_line(self, *options):
+        line = subprocess.Popen(
+            self.underlay.command("c", "python3", f"{ROOT}/tests/system/impair.py",
+                                  "--left", "10.0.0.3:7001=10.0.0.1:6081", "--right", "10.0.0.3:7002=10.0.0.2:6081",
+                                  *options), stdout=subprocess.PIPE, text=True)
+        self.addCleanup(line.wait)
+        self.addCleanup(line.stdout.close)
+        self.addCleanup(line.kill)
+        self.assertEqual(line.stdout.readline(), "ready\n")
+
+    def pair(self, *options, line=()):
+        self.build(MESH)
+        self.bad_line(*line)
+        self.guest("a", 1, "--link", "udp://10.0.0.3:7001", *options)
+        self.guest("b", 2, "--link", "udp://10.0.0.3:7002", *options)
+        self.wait_reaches(1, 2)
+
+    def test_bad_lines(self):
+        for line in (("--loss", "0.01"), ("--loss", "0.1"), ("--reorder", "0.05"), ("--duplicate", "0.05"),
+                     ("--delay", "10"), ("--loss", "0.01", "--reorder", "0.02", "--duplicate", "0.02", "--delay", "2")):
+            with self.subTest(" ".join(line)):
+                self.pair(line=line)
+                self.stream(1, 2)
+                self.hashed(1, 2, 2)
+                self.hashed(2, 1, 2)
+            self.doCleanups_between()
+
+    def test_bad_line_with_key(self):
+        with open(self.path("key"), "w", encoding="ascii") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(os.urandom(32).hex())
+        self.pair("--key-file", "key", line=("--loss", "0.01", "--reorder", "0.02", "--duplicate", "0.05"))
+        self.stream(1, 2)
+        self.hashed(1, 2, 2)
+        drops = self.port(2, "udp://")["drops"]
+        self.assertGreater(drops.get("replay", 0), 0, "duplicates are replays")
+
+    def doCleanups_between(self):
+        """The next line starts on clean ground."""
+        for vm in self.vms:
+            vm.end()
+        self.vms.clear()
+        self.doCleanups()
+        self.setUp()
+
+
+class Paths(Topology):
+    def pair(self, *options):
+        self.build(PAIR)
+        self.guest("a", 1, "--link", "udp://10.0.0.2", *options)
+        self.guest("b", 2, "--link", "udp://10.0.0.1", *options)
+        self.wait_reaches(1, 2)
+
+    def test_mtu_lowered_here(self):
+        """The own interface's MTU shrinks during a transfer, and grows again."""
+        self.pair()
+        running = Background(self, 1, 2, 8)
+        time.sleep(2)
+        self.underlay.set_mtu("a", 1300)
+        rates = running.intervals()
+        self.assertGreater(rates[-1] + rates[-2], 0, rates)
+        self.hashed(1, 2)
+        self.hashed(2, 1)
+
+    def test_mtu_lowered_on_the_way(self):
+        """A switch on the way drops what is too long and says nothing."""
+        self.pair()
+        self.stream(1, 2)
+        switch = self.underlay.name("switch0")
+        for device in ("to-a", "to-b", "br0"):
+            self.underlay.run("switch0", "ip", "link", "set", device, "mtu", "1300")
+        self.assertTrue(switch)
+        for sender, receiver in ((1, 2), (2, 1)):
+            wait_for(lambda s=sender, r=receiver: not self.ctl(
+                s, "exec", "--", "ping", "-c", "1", "-W", "1", "-s", "1400", f"192.168.7.{r}", check=False).returncode,
+                2 * PATIENCE)
+        self.hashed(1, 2)
+        self.hashed(2, 1)
+
+
+class Crowd(Topology):
+    PEERS = 50
+
+    def test_fifty_peers(self):
+        """One VMM with fifty peers, each a host on the overlay, all reached and all reaching."""
+        self.build({"10.0.0": (["a", "b"], 1500)})
+        links = [f"--link=udp://10.0.0.2:{7000 + i}" for i in range(self.PEERS)]
+        self.guest("a", 1, *links)
+        self.addCleanup(lambda: [subprocess.run(["ip", "netns", "del", name], check=False) for name in names])
+        names = []
+        for i in range(self.PEERS):
+            name = f"weft-{os.getpid()}-peer{i}"
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            names.append(name)
+            self.vms.append(Vm(self.dir, ["--tap", f"tap{i}", "--listen", f"udp://:{7000 + i}", "--link", "udp://10.0.0.1"],
+                               prefix=self.underlay.command("b"), program=f"{ROOT}/build/vnetd", verb=()))
+        for i, name in enumerate(names):
+            self.give_tap(name, i)
+        for i in range(self.PEERS):
+            wait_for(lambda n=i: not self.ctl(1, "exec", "--", "ping", "-c", "1", "-W", "1", f"192.168.7.{100 + n}",
+                                              check=False).returncode, PATIENCE)
+        for i, name in enumerate(names):
+            subprocess.run(["ip", "netns", "exec", name, "ping", "-q", "-c", "1", "-W", "10", "192.168.7.1"], check=True,
+                           stdout=subprocess.DEVNULL)
+        self.assertEqual(self.link_state(1), ["up"] * self.PEERS)
+
+    def give_tap(self, name, number):
+        """A peer's tap device goes to a namespace of its own: a host behind its vnetd."""
+        host = self.underlay.name("b")
+        wait_for(lambda: not subprocess.run(["ip", "-n", host, "link", "show", f"tap{number}"], capture_output=True,
+                                            check=False).returncode, PATIENCE)
+        for command in (["-n", host, "link", "set", f"tap{number}", "netns", name],
+                        ["-n", name, "addr", "add", f"192.168.7.{100 + number}/24", "dev", f"tap{number}"],
+                        ["-n", name, "link", "set", f"tap{number}", "mtu", "1450", "up"]):
+            subprocess.run(["ip", *command], check=True)
+
+
+if __name__ == "__main__":
+    tap.main(__name__)

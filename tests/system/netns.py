@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Networks of hosts for the tests: network namespaces joined by segments, each a bridge in a namespace of its own.
+
+Everything has the process's id in its name and is removed by Underlay.close().
+"""
+import os
+import subprocess
+import unittest
+
+
+def have_namespaces():
+    """Whether this user may make network namespaces, and ip(8) is there."""
+    if os.geteuid() != 0:
+        return False
+    name = f"weft-{os.getpid()}-try"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    if made:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+    return made
+
+
+needs_namespaces = unittest.skipUnless(have_namespaces(), "cannot make network namespaces (not root?)")
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
+
+
+class Underlay:
+    """Hosts "a", "b", ... on segments: {subnet: (hosts, mtu)}; host "a" is SUBNET.1, "b" SUBNET.2 and so on."""
+
+    def __init__(self, segments):
+        self.names = []
+        try:
+            for host in sorted({host for hosts, _ in segments.values() for host in hosts}):
+                self.add_host(host)
+            for number, (subnet, (hosts, mtu)) in enumerate(segments.items()):
+                self.add_segment(number, subnet, hosts, mtu)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def name(host):
+        return f"weft-{os.getpid()}-{host}"
+
+    def add_host(self, host):
+        name = self.name(host)
+        ip("netns", "add", name)
+        self.names.append(name)
+        ip("-n", name, "link", "set", "lo", "up")
+
+    def add_segment(self, number, subnet, hosts, mtu):
+        switch = f"switch{number}"
+        self.add_host(switch)
+        ip("-n", self.name(switch), "link", "add", "br0", "mtu", str(mtu), "type", "bridge")
+        ip("-n", self.name(switch), "link", "set", "br0", "up")
+        for host in hosts:
+            device = f"eth{number}"
+            ip("-n", self.name(host), "link", "add", device, "mtu", str(mtu), "type", "veth",
+               "peer", "name", f"to-{host}", "mtu", str(mtu), "netns", self.name(switch))
+            ip("-n", self.name(switch), "link", "set", f"to-{host}", "master", "br0", "up")
+            ip("-n", self.name(host), "addr", "add", f"{subnet}.{self.number(host)}/24", "dev", device)
+            ip("-n", self.name(host), "link", "set", device, "up")
+
+    @staticmethod
+    def number(host):
+        return ord(host[0]) - ord("a") + 1
+
+    def command(self, host, *command):
+        """The command line that runs a command on a host."""
+        return ["ip", "netns", "exec", self.name(host), *command]
+
+    def run(self, host, *command, check=True, **options):
+        return subprocess.run(self.command(host, *command), capture_output=True, text=True, check=check, **options)
+
+    def set_mtu(self, host, mtu, number=0):
+        """Lower or raise the MTU of a host's interface, and of the switch's end."""
+        ip("-n", self.name(host), "link", "set", f"eth{number}", "mtu", str(mtu))
+        ip("-n", self.name(f"switch{number}"), "link", "set", f"to-{host}", "mtu", str(mtu))
+
+    def close(self):
+        for name in reversed(self.names):
+            ip("netns", "del", name, check=False)
+        self.names = []

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The client's side of a control socket: what weft-ctl and weft-top share. */
+#ifndef WEFT_CONTROL_CLIENT_H
+#define WEFT_CONTROL_CLIENT_H
+
+#include <json-c/json.h>
+#include <stddef.h>
+
+/* socket_connect - a descriptor connected to the Unix socket at @path, or -errno. */
+int socket_connect(const char *path);
+/* socket_set_timeout - reads and writes on the socket give up with EAGAIN after so many seconds. */
+void socket_set_timeout(int fd, double seconds);
+/* send_all - 0 or -errno. */
+int send_all(int fd, const void *data, size_t len);
+
+/**
+ * control_ask - send a request and wait for the reply.
+ * @request: a line, with its end
+ * @file:    a descriptor to be sent along, or -1
+ *
+ * Returns the reply as an object the caller releases, or NULL with errno set: EAGAIN after 30 s, EPROTO if it is none.
+ */
+struct json_object *control_ask(int fd, const char *request, int file);
+
+#endif
