@@ -31,7 +31,7 @@ bool learning_age(struct learning *learning, uint64_t now);
 unsigned learning_find(const struct learning *learning, uint64_t mac);
 /* learning_forget - forget all addresses behind a port. */
 void learning_forget(struct learning *learning, unsigned port);
-/* learning_visit - every address that is alive; @at of the port. */
+/* learning_visit - visit every address that is alive. */
 void learning_visit(const struct learning *learning, uint64_t now,
 		    void (*visit)(void *context, uint64_t mac, unsigned port, uint64_t age_ns),
 		    void *context);
