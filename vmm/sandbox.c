@@ -23,8 +23,8 @@ static const int allowed[] = {
 	/* descriptors at hand */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
 	SCMP_SYS(pwrite64), SCMP_SYS(lseek), SCMP_SYS(close), SCMP_SYS(fstat), SCMP_SYS(newfstatat),
-	SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(fallocate), SCMP_SYS(ftruncate), SCMP_SYS(fdatasync),
-	SCMP_SYS(ftruncate), SCMP_SYS(unlink), SCMP_SYS(eventfd2),
+	SCMP_SYS(fcntl), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(fallocate), SCMP_SYS(fdatasync),
+	SCMP_SYS(ftruncate), SCMP_SYS(fstatfs), SCMP_SYS(unlink), SCMP_SYS(eventfd2),
 	/* sockets at hand */
 	SCMP_SYS(sendto), SCMP_SYS(recvfrom), SCMP_SYS(sendmsg), SCMP_SYS(recvmsg), SCMP_SYS(sendmmsg),
 	SCMP_SYS(recvmmsg), SCMP_SYS(accept4), SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(shutdown),
@@ -44,13 +44,14 @@ static const int allowed[] = {
 	SCMP_SYS(getrandom), SCMP_SYS(sysinfo), SCMP_SYS(uname), /* qsort(), getaddrinfo() */
 };
 
-/* Refused rather than fatal: libraries try these and go on without (malloc reads the overcommit setting). */
-static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open)};
+/* Refused rather than fatal: libraries try these and go on without (malloc reads the overcommit setting), and a link
+ * that needs them says so. */
+static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(access), SCMP_SYS(faccessat), SCMP_SYS(faccessat2)};
 
 static const unsigned ioctls[] = {
 	TCGETS, TCSETS, TCSETSW, TIOCGPGRP, TIOCGWINSZ, FIONREAD, /* terminal */
 	SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFINDEX, SIOCGIFHWADDR, SIOCGIFNAME, /* interfaces */
-	TUNGETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, /* a tap at hand; TUNSETIFF would make one */
+	TUNGETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ, /* a tap at hand */
 };
 
 /* Sockets that may be made; those that may not are refused, so that a link which needs one can say so. */
@@ -72,7 +73,8 @@ static const struct {
 #define IOCTL_TYPE_MASK 0xff00
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static int add_ioctls(scmp_filter_ctx filter)
+/* A tap that was removed and made anew is taken again by TUNSETIFF, which could also make one. */
+static int add_ioctls(scmp_filter_ctx filter, unsigned needs)
 {
 	int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				  SCMP_A1(SCMP_CMP_MASKED_EQ, IOCTL_TYPE_MASK, KVMIO << 8));
@@ -80,6 +82,9 @@ static int add_ioctls(scmp_filter_ctx filter)
 	for (size_t i = 0; !rc && i < COUNT(ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				      SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+	if (!rc)
+		rc = seccomp_rule_add(filter, needs & SANDBOX_TAP ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES),
+				      SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNSETIFF));
 	return rc;
 }
 
@@ -111,7 +116,7 @@ int sandbox_enter(unsigned needs)
 	for (size_t i = 0; !rc && i < COUNT(refused); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), refused[i], 0);
 	if (!rc)
-		rc = add_ioctls(filter);
+		rc = add_ioctls(filter, needs);
 	if (!rc)
 		rc = add_sockets(filter, needs);
 	if (!rc)

@@ -7,7 +7,8 @@
 enum sandbox_need {
 	SANDBOX_UNIX = 1 << 0,   /* Unix stream sockets: shm, passt */
 	SANDBOX_PACKET = 1 << 1, /* packet sockets: eth */
-	SANDBOX_NEVER = 1 << 2,
+	SANDBOX_TAP = 1 << 2,    /* to take a tap again */
+	SANDBOX_NEVER = 1 << 3,
 };
 
 /**

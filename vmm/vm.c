@@ -580,6 +580,8 @@ static unsigned sandbox_needs(struct vm *vm)
 			needs |= SANDBOX_UNIX;
 		else if (!strcmp(type, "eth"))
 			needs |= SANDBOX_PACKET;
+		else if (!strcmp(type, "tap"))
+			needs |= SANDBOX_TAP;
 	}
 	return needs;
 }
