@@ -31,6 +31,10 @@
 #include "vnet/overlay_options.h"
 #include "vnet/unix_socket.h"
 
+#ifndef WEFT_VERSION
+#define WEFT_VERSION "unknown"
+#endif
+
 #define CONTROL_LOOP_ENTRIES 32
 #define DATA_LOOP_ENTRIES    256
 

@@ -153,7 +153,7 @@ static struct json_object *control_result_file(const struct options *opt, const 
 	if (json_object_get_boolean(member(reply, "ok")))
 		return member(reply, "result");
 	error = member_text(reply, "error");
-	fail(opt->failure, "the VM refused: %s", error ? text_clean(strdup(error)) : "no reason given");
+	fail(opt->failure, "refused: %s", error ? text_clean(strdup(error)) : "no reason given");
 }
 
 static struct json_object *control_result(const struct options *opt, const char *request)

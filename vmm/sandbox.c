@@ -81,10 +81,10 @@ static int add_ioctls(scmp_filter_ctx filter, unsigned needs)
 
 	for (size_t i = 0; !rc && i < COUNT(ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_EQ, ioctls[i]));
+				      SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
 	if (!rc)
 		rc = seccomp_rule_add(filter, needs & SANDBOX_TAP ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES),
-				      SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNSETIFF));
+				      SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNSETIFF, 0));
 	return rc;
 }
 
@@ -97,7 +97,7 @@ static int add_sockets(scmp_filter_ctx filter, unsigned needs)
 			(needs & sockets[i].need) == sockets[i].need ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES);
 
 		rc = seccomp_rule_add(filter, action, SCMP_SYS(socket), 2,
-				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)sockets[i].family),
+				      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)sockets[i].family, 0),
 				      SCMP_A1(SCMP_CMP_MASKED_EQ, SOCKET_TYPE_MASK, (scmp_datum_t)sockets[i].type));
 	}
 	return rc;

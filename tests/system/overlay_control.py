@@ -259,7 +259,7 @@ class Start(OverlayTest):
                                    (["--ctl", "c", "--ctl", "d"], "given twice"),
                                    (["--config", "missing"], "--config: cannot open"),
                                    (["--ctl", "c", "--route", "to"], "--route 'to': route add"),
-                                   (["--ctl", "c", "--link", "udp://127.0.0.1:0x9"], "--link")):
+                                   (["--ctl", "c", "--listen", "udp://127.0.0.1:0", "--link", "udp://127.0.0.1:0x9"], "--link")):
             self.refuse(arguments, pattern)
 
     def test_environment(self):

@@ -751,7 +751,7 @@ START(a_file_that_cannot_be_read)
 
 START(options_with_mistakes)
 {
-	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:x", NULL};
+	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
 	const struct overlay_options with_route = {.routes = bad_route},
 				     with_link = {.links = bad_link},
 				     with_listen = {.listens = bad_link},
