@@ -9,7 +9,7 @@ import threading
 import time
 
 import tap
-from weft import (STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT_CTL, Control, VmTest, needs_kvm,
+from weft import (LIMIT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT_CTL, Control, VmTest, needs_kvm,
                   wait_for)
 
 LINE_MAX = 65536
@@ -19,8 +19,8 @@ LINE_MAX = 65536
 class ControlSocket(VmTest):
     def setUp(self):
         super().setUp()
-        self.vm = self.endless("--ctl", "ctl", "--console", "off")
-        self.control().close()
+        self.vm = self.endless("--ctl", "ctl")
+        self.vm.wait_output("ready")
 
     def tearDown(self):
         """Whatever was done to it, the VM still answers, ends when told to, and leaves nothing."""
@@ -132,7 +132,7 @@ class ControlSocket(VmTest):
                 self.assertTrue(other.request("status")["ok"])
 
     def test_hundred_clients(self):
-        before = self.vm.steady_descriptors()
+        before = self.vm.descriptors()
         clients = [self.control() for _ in range(100)]
         for client in clients:
             client.send(b'{"command":"status"}\n')
@@ -165,7 +165,7 @@ class ControlSocket(VmTest):
             return answer and answer["ok"]
 
     def test_thousand_connections(self):
-        before = self.vm.steady_descriptors()
+        before = self.vm.descriptors()
         for number in range(1000):
             with self.control() as control:
                 if number % 3 == 0:
@@ -175,22 +175,23 @@ class ControlSocket(VmTest):
         wait_for(lambda: self.vm.descriptors() == before)
 
     def test_commands_during_shutdown(self):
-        stop = threading.Event()
+        stop, answers = threading.Event(), []
 
         def pester():
             while not stop.is_set():
                 try:
-                    with Control(self.path("ctl"), 5) as control:
+                    with Control(self.path("ctl")) as control:
                         while not stop.is_set() and control.request("stats"):
                             control.request("pause")
                             control.request("resume")
+                            answers.append(True)
                 except OSError:
                     time.sleep(0.001)
 
         threads = [threading.Thread(target=pester) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        wait_for(lambda: len(answers) > 20)
         with self.control() as control:
             control.request("stop", force=True)
         status = self.vm.wait()
@@ -214,7 +215,7 @@ class ControlProgram(VmTest):
 
     def ctl(self, *arguments):
         return subprocess.run([WEFT_CTL, *arguments], cwd=self.dir, capture_output=True, text=True, check=False,
-                              timeout=40)
+                              timeout=LIMIT)
 
     def test_commands(self):
         vm = self.endless("--ctl", "ctl")
