@@ -11,6 +11,7 @@ source "$(dirname "$0")/lib.sh"
 readonly CYCLES=${CLUSTER_CYCLES:-20}
 readonly LIMIT=300 # seconds to wait for what must come: only what never comes takes so long
 readonly LOAD_SECONDS=3
+readonly IMAGES_MAX=12000000 # bytes of kernel and root image together
 readonly DATA_MIB=24
 
 ctl=${WEFT%/*}/weft-ctl
@@ -41,11 +42,21 @@ nothing_left() {
 # --- up and what it says ------------------------------------------------------------------------
 
 table_is_right() {
-	up -n 2 >"$tmp/table" || return
+	cluster up -n 2 --timeout $LIMIT >"$tmp/table" || return # the images of `make demo`
 	cat "$tmp/table"
 	[ "$(wc -l <"$tmp/table")" = 3 ] &&
 		grep -Eq '^weft-1 +10\.77\.0\.1 +02:00:00:01:00:01 +[0-9]+ +[0-9]+$' "$tmp/table" &&
 		grep -Eq '^weft-2 +10\.77\.0\.2 +02:00:00:01:00:02 +[0-9]+ +[0-9]+$' "$tmp/table"
+}
+
+# What VM 1 has booted, by its own record.
+images_are_small() {
+	local kernel initrd size
+	{ read -r kernel && read -r initrd; } < <(tr '\0' '\n' <"/proc/$(vm_pid 1)/cmdline" |
+		sed -n -e '/^--kernel$/{n;p}' -e '/^--initrd$/{n;p}')
+	size=$(($(stat -Lc %s "$kernel") + $(stat -Lc %s "$initrd")))
+	echo "$kernel and $initrd: $size bytes"
+	((size > 0 && size <= IMAGES_MAX))
 }
 
 guest_is_as_derived() {
@@ -261,6 +272,7 @@ cycles() {
 }
 
 tap_check "up starts two guests and prints a table" table_is_right || tap_end
+tap_check "kernel and root image together have at most 12 MB" images_are_small
 tap_check "a guest has the name, MAC and address of its index" guest_is_as_derived
 tap_check "status for programs is JSON" status_is_json
 tap_check "sockets and their directory are private" modes_are_private
