@@ -198,7 +198,7 @@ class Cost(VmTest):
         if not os.path.exists(program):
             self.skipTest(f"{program} is not built")
         kernel, initrd = linux()
-        vm = self.weft("--kernel", kernel, "--initrd", initrd, "--cmdline", "quiet pti=on clearcpuid=295,308,323",
+        vm = self.weft("--kernel", kernel, "--initrd", initrd, "--cmdline", "quiet",
                        "--ctl", "ctl", "--agent", "agent", "--console", "off", "--rng", "--net", "mtu=1500",
                        program=program)
         with self.control() as control:
