@@ -50,6 +50,7 @@ struct ctl {
 	struct vm *vm;
 	int fd;
 	struct loop_watch listener;
+	struct loop_timer accept_retry;
 	struct ctl_client *clients[CTL_CLIENTS_MAX];
 };
 
@@ -462,7 +463,7 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 {
 	static const char full[] = "{\"ok\":false,\"error\":\"too many clients\"}\n";
 	struct ctl *ctl = watch->context;
-	int fd = accept4(ctl->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = unix_accept(watch, &ctl->accept_retry);
 	unsigned i = 0;
 
 	(void)revents;
@@ -510,6 +511,7 @@ void ctl_destroy(struct ctl *ctl)
 	if (!ctl)
 		return;
 	loop_unwatch(&ctl->listener);
+	loop_disarm(&ctl->accept_retry);
 	close(ctl->fd);
 	unlink(ctl->vm->config->ctl_path);
 	for (unsigned i = 0; i < CTL_CLIENTS_MAX; i++)

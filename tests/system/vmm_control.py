@@ -3,6 +3,7 @@
 """The control socket, and clients that behave badly."""
 import json
 import os
+import resource
 import socket
 import subprocess
 import threading
@@ -207,6 +208,33 @@ class ControlSocket(VmTest):
 
     def test_mode_of_the_socket(self):
         self.assertEqual(os.stat(self.path("ctl")).st_mode & 0o077, 0, "others may connect")
+
+
+@needs_kvm
+class Descriptors(VmTest):
+    """Connections for which the VM has no descriptors left: they wait, and do not keep it busy."""
+
+    def cpu_seconds(self, vm):
+        with open(f"/proc/{vm.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_run_out(self):
+        vm = self.endless("--ctl", "ctl", "--agent", "agent", "--console", "unix:console")
+        with self.control() as control:
+            control.request("status")
+            highest = max(int(name) for name in os.listdir(f"/proc/{vm.pid}/fd"))
+            resource.prlimit(vm.pid, resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
+            waiting = [Control(self.path(name)) for name in ("ctl", "agent", "console") for _ in range(5)]
+            before = self.cpu_seconds(vm)
+            time.sleep(1)
+            self.assertLess(self.cpu_seconds(vm) - before, 0.2, "it does not spin")
+            self.assertTrue(control.request("status")["ok"])
+        for client in waiting:
+            client.close()
+        with self.control() as control:
+            self.assertTrue(control.request("stop", force=True)["ok"], "connections are taken again")
+        self.assertEqual(vm.wait(), STATUS_KILLED)
 
 
 @needs_kvm
