@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <ini.h>
 #include <limits.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,7 @@ struct option {
 	bool repeatable;
 	/* Take the value; on a mistake die through option_bad(). */
 	void (*take)(struct vm_config *config, const struct option *option, char *value);
+	size_t member; /* for take_text(): where in the configuration */
 };
 
 static const struct option options[];
@@ -138,22 +140,9 @@ static void take_cpus(struct vm_config *config, const struct option *option, cha
 	config->cpus = (unsigned)parse_number(option, value, 1, VCPUS_MAX);
 }
 
-static void take_kernel(struct vm_config *config, const struct option *option, char *value)
+static void take_text(struct vm_config *config, const struct option *option, char *value)
 {
-	(void)option;
-	config->kernel = value;
-}
-
-static void take_initrd(struct vm_config *config, const struct option *option, char *value)
-{
-	(void)option;
-	config->initrd = value;
-}
-
-static void take_cmdline(struct vm_config *config, const struct option *option, char *value)
-{
-	(void)option;
-	config->cmdline = value;
+	*(const char **)((char *)config + option->member) = value;
 }
 
 static void take_net_item(struct net_config *net, const struct option *option, char *item)
@@ -256,18 +245,6 @@ static void take_escape(struct vm_config *config, const struct option *option, c
 		option_bad(option, value, "give a control character such as ^] or ^A, or none");
 }
 
-static void take_agent(struct vm_config *config, const struct option *option, char *value)
-{
-	(void)option;
-	config->agent_path = value;
-}
-
-static void take_ctl(struct vm_config *config, const struct option *option, char *value)
-{
-	(void)option;
-	config->ctl_path = value;
-}
-
 static void take_vni(struct vm_config *config, const struct option *option, char *value)
 {
 	config->vni = (uint32_t)parse_number(option, value, 0, (1u << 24) - 1);
@@ -327,48 +304,51 @@ static const struct option options[] = {
 	{"config", "FILE", "General",
 	 "read options from FILE: lines 'name = value' with the names of this list, '#' and ';' begin "
 	 "comments, switches take 'on'; the command line wins",
-	 false, take_config},
-	{"name", "NAME", NULL, "name of the VM in messages and listings (default weft)", false, take_name},
-	{"help", NULL, NULL, "print this and exit", false, take_help},
+	 false, take_config, 0},
+	{"name", "NAME", NULL, "name of the VM in messages and listings (default weft)", false, take_name, 0},
+	{"help", NULL, NULL, "print this and exit", false, take_help, 0},
 	{"memory", "SIZE", "Machine", "guest RAM, 2M to 1T; a bare number is MiB (default 256M)", false,
-	 take_memory},
+	 take_memory, 0},
 	{"hugepages", NULL, NULL, "back guest RAM by 2 MiB pages of the host (reserve them first)", false,
-	 take_hugepages},
-	{"cpus", "N", NULL, "virtual CPUs, 1 to 64 (default 1)", false, take_cpus},
+	 take_hugepages, 0},
+	{"cpus", "N", NULL, "virtual CPUs, 1 to 64 (default 1)", false, take_cpus, 0},
 	{"kernel", "FILE", "Boot",
 	 "what to start (required): a Linux bzImage, an ELF kernel with a PVH or 64-bit entry, or a ring-3 "
 	 "unikernel",
-	 false, take_kernel},
-	{"initrd", "FILE", NULL, "initial RAM file system for a Linux kernel", false, take_initrd},
-	{"cmdline", "TEXT", NULL, "command line for the kernel", false, take_cmdline},
+	 false, take_text, offsetof(struct vm_config, kernel)},
+	{"initrd", "FILE", NULL, "initial RAM file system for a Linux kernel", false, take_text,
+	 offsetof(struct vm_config, initrd)},
+	{"cmdline", "TEXT", NULL, "command line for the kernel", false, take_text,
+	 offsetof(struct vm_config, cmdline)},
 	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N]", "Devices",
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
 	 "largest that every link carries; may be repeated",
-	 true, take_net},
+	 true, take_net, 0},
 	{"disk", "FILE[,ro][,serial=NAME]", NULL,
-	 "a virtio disk: raw image file or block device; may be repeated", true, take_disk},
-	{"rng", NULL, NULL, "a virtio entropy device", false, take_rng},
+	 "a virtio disk: raw image file or block device; may be repeated", true, take_disk, 0},
+	{"rng", NULL, NULL, "a virtio entropy device", false, take_rng, 0},
 	{"agent", "SOCKET", NULL, "reach the agent inside the guest through this Unix socket", false,
-	 take_agent},
+	 take_text, offsetof(struct vm_config, agent_path)},
 	{"console", "WHERE", "Console",
 	 "the serial console: stdio (default), file:PATH, unix:PATH[,log=FILE] or off", false,
-	 take_console},
+	 take_console, 0},
 	{"escape", "^X", NULL,
 	 "escape key of the stdio console (default ^]); then x ends the VM, p presses its power button, the "
 	 "key itself is sent on; none: no escape",
-	 false, take_escape},
+	 false, take_escape, 0},
 	{"listen", "udp://ADDR:PORT", "Overlay",
 	 "local address of the overlay's UDP socket (default: every address, port 6081)", false,
-	 take_listen},
+	 take_listen, 0},
 	{"link", "udp://HOST:PORT", NULL, "a peer: another weft or any Geneve end point; may be repeated",
-	 true, take_link},
+	 true, take_link, 0},
 	{"vni", "N", NULL, "id of the overlay, 0 to 16777215 (default 1); all its members use the same",
-	 false, take_vni},
-	{"ctl", "SOCKET", "Control", "control socket for weft-ctl", false, take_ctl},
+	 false, take_vni, 0},
+	{"ctl", "SOCKET", "Control", "control socket for weft-ctl", false, take_text,
+	 offsetof(struct vm_config, ctl_path)},
 	{"on-reboot", "restart|exit", NULL, "when the guest reboots (default restart)", false,
-	 take_on_reboot},
+	 take_on_reboot, 0},
 	{"sandbox", "on|off", NULL, "restrict the process to the system calls it needs (default on)", false,
-	 take_sandbox},
+	 take_sandbox, 0},
 };
 
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
@@ -537,7 +517,7 @@ static const struct option *argument_split(int argc, char *const argv[], int *i,
 			die(STATUS_USAGE, "--%s needs a value: --%s %s", o->name, o->name, o->argument);
 		*value = argv[(*i)++];
 	}
-	if (o->argument && !**value && o->take != take_cmdline)
+	if (o->argument && !**value && o->member != offsetof(struct vm_config, cmdline))
 		die(STATUS_USAGE, "--%s needs a value: --%s %s", o->name, o->name, o->argument);
 	return o;
 }

@@ -54,7 +54,7 @@ static int add_ioctls(scmp_filter_ctx filter)
 
 	for (size_t i = 0; !rc && i < COUNT(terminal_ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i]));
+				      SCMP_A1(SCMP_CMP_EQ, terminal_ioctls[i], 0));
 	return rc;
 }
 
