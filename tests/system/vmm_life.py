@@ -159,6 +159,9 @@ class Sizes(VmTest):
                           ("3073M", 3073), ("4G", 4096), ("5G", 5120), ("8G", 8192), ("1T", 1 << 20)):
             with self.subTest(size):
                 vm = self.hello("--memory", size)
+                if vm.wait() == STATUS_ENVIRONMENT and mib > 32768:
+                    self.assert_refused(vm, STATUS_ENVIRONMENT, "--memory: .* physical addresses .*: give at most")
+                    continue
                 self.assertEqual(vm.wait(), STATUS_OK, vm.errors())
                 self.assertIn(f"1 vCPUs, {mib} MiB", vm.output())
 
