@@ -14,6 +14,8 @@
 #include <seccomp.h>
 #include <stddef.h>
 
+#include "vmm/message.h"
+
 static const int allowed[] = {
 	/* descriptors at hand */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
@@ -44,6 +46,13 @@ static const int refused[] = {SCMP_SYS(openat), SCMP_SYS(open)};
 
 static const unsigned terminal_ioctls[] = {TCGETS, TCSETS, TCSETSW, TIOCGPGRP, TIOCGWINSZ};
 
+/* At the end of the process the leak check starts another one that traces it; refused that, it would wait for ever. */
+#ifdef WEFT_SANITIZED
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 #define IOCTL_TYPE_MASK 0xff00
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -60,9 +69,14 @@ static int add_ioctls(scmp_filter_ctx filter)
 
 int sandbox_enter(void)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx filter;
 	int rc;
 
+	if (SANITIZED) {
+		warn("--sandbox: left out of this build, whose sanitizer needs what it forbids: say --sandbox off");
+		return 0;
+	}
+	filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	if (!filter)
 		return -ENOMEM;
 	rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);

@@ -15,6 +15,7 @@ from weft import (EXIT_GUEST, LIMIT, ROOT, STATUS_CRASH, STATUS_ENVIRONMENT, STA
 
 BOOTS = 100
 STATIC = f"{ROOT}/build/static/weft"
+SANITIZED = f"{ROOT}/build/address/weft"
 CLOCK_ERROR = 0.05  # seconds: what is rounded in /proc/uptime, and drift
 RESIDENT_MAX_KIB = {"dynamic": 4096, "static": 2048}
 
@@ -239,6 +240,17 @@ class Static(VmTest):
                 vm = self.weft("--kernel", guest(name), "--memory", "32M", "--rng", "--net",
                                "mac=52:54:00:00:00:01", "--disk", "disk", program=STATIC)
                 self.assertEqual(vm.wait(), status, vm.errors() + vm.output()[-500:])
+
+
+@needs_kvm
+class Sanitized(VmTest):
+    def test_ends(self):
+        """The sandbox is on by default, and the leak check would wait in it for ever."""
+        if not os.path.exists(SANITIZED):
+            self.skipTest("the build with AddressSanitizer is not there")
+        vm = self.hello("--memory", "16M", program=SANITIZED)
+        self.assertEqual(vm.wait(), STATUS_OK)
+        self.assertRegex(vm.errors(), "^weft: --sandbox: left out of this build[^\n]*\n$")
 
 
 @needs_kvm
