@@ -419,8 +419,9 @@ class Hosts(OverlayTest):
                     self.assertEqual(process.wait(PATIENCE), STATUS_OK)
 
     def test_routes_decide(self):
+        """Without learning, which would take over what routes need not decide."""
         first = self.host(1, "--listen", "shm://shm")
-        second = self.host(2, "--link", "shm://shm", "--route", "from nics to drop")
+        second = self.host(2, "--link", "shm://shm", "--learn", "off", "--route", "from nics to drop")
         client = self.inside(second, "ask")
         self.socket = "ctl2"
         wait_for(lambda: self.ask("route", "list")[0]["frames"] > 2, PATIENCE)
