@@ -14,8 +14,8 @@ import sys
 import unittest
 
 import tap
-from weft import (ROOT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT, WEFT_CTL, VmTest, guest,
-                  needs_kvm, needs_root, wait_for)
+from weft import (ROOT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT, WEFT_CTL, Control, VmTest,
+                  guest, needs_kvm, needs_root, wait_for)
 
 VNETD = os.environ.get("VNETD", f"{os.path.dirname(WEFT)}/vnetd")
 MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
@@ -60,18 +60,18 @@ class OverlayTest(VmTest):
         return process
 
     def ready(self, process, path="ctl"):
-        """Wait until it listens on its control socket."""
-        def connect():
+        """Wait until it answers on its control socket. That of a process just killed may linger there."""
+        def answers():
             if process.poll() is not None:
                 with open(process.log, encoding="utf-8") as log:
                     raise AssertionError(f"vnetd ended with {process.returncode}: {log.read()}")
-            with socket.socket(socket.AF_UNIX) as client:
-                try:
-                    client.connect(self.path(path))
-                    return True
-                except OSError:
-                    return False
-        wait_for(connect, PATIENCE)
+            try:
+                with Control(self.path(path), PATIENCE) as control:
+                    answer = control.request("status")
+            except OSError:
+                return False
+            return answer and answer["result"]["pid"] == process.pid
+        wait_for(answers, PATIENCE)
         return process
 
 
@@ -419,8 +419,9 @@ class Hosts(OverlayTest):
                     self.assertEqual(process.wait(PATIENCE), STATUS_OK)
 
     def test_routes_decide(self):
+        """Without learning, which would take over what routes need not decide."""
         first = self.host(1, "--listen", "shm://shm")
-        second = self.host(2, "--link", "shm://shm", "--route", "from nics to drop")
+        second = self.host(2, "--link", "shm://shm", "--learn", "off", "--route", "from nics to drop")
         client = self.inside(second, "ask")
         self.socket = "ctl2"
         wait_for(lambda: self.ask("route", "list")[0]["frames"] > 2, PATIENCE)
