@@ -53,10 +53,10 @@ class Peers(Topology):
         time.sleep(2)
         second.process.kill()
         second.wait()
-        wait_for(lambda: self.link_state(1, "udp://10.0.0.2") == ["down"], PATIENCE)
+        wait_for(lambda: self.link_state(1, "udp://10.0.0.2") == ["down"])
         self.mesh("b", 2)
         start = time.monotonic()
-        wait_for(lambda: self.reaches(2, 1), PATIENCE)
+        wait_for(lambda: self.reaches(2, 1))
         print(f"# traffic {time.monotonic() - start:.2f} s after the guest's return")
         self.assertEqual(self.link_state(1, "udp://10.0.0.2"), ["up"])
         rates = undisturbed.intervals()
@@ -72,9 +72,9 @@ class Peers(Topology):
         self.wait_reaches(1, 2)
         for _ in range(2):
             self.underlay.run("a", "ip", "link", "set", "eth0", "down")
-            wait_for(lambda: self.link_state(2) == ["down"], PATIENCE)
+            wait_for(lambda: self.link_state(2) == ["down"])
             self.underlay.run("a", "ip", "link", "set", "eth0", "up")
-            wait_for(lambda: self.link_state(1) + self.link_state(2) == ["up", "up"], PATIENCE)
+            wait_for(lambda: self.link_state(1) + self.link_state(2) == ["up", "up"])
             self.wait_reaches(1, 2)
 
     def test_receiver_stands_still(self):
@@ -89,7 +89,7 @@ class Peers(Topology):
         self.in_guest(1, "sh", "-c", "timeout 5 ping -f -q -s 1400 192.168.7.2 >/dev/null || true")
         wait_for(lambda: self.port(2, "nic0")["drops"].get("ring_full", 0) > 0 or
                  self.ctl(1, "exec", "--", "sh", "-c", "ping -q -c 300 -i 0.01 -W 1 192.168.7.2 >/dev/null || true",
-                          check=False) is None, PATIENCE)
+                          check=False) is None)
         self.assertLess(self.memory(2) - before, 16 << 10, "KiB more")
         self.ctl(2, "resume")
         self.wait_reaches(1, 2)
@@ -196,8 +196,7 @@ class Paths(Topology):
         self.assertTrue(switch)
         for sender, receiver in ((1, 2), (2, 1)):
             wait_for(lambda s=sender, r=receiver: not self.ctl(
-                s, "exec", "--", "ping", "-c", "1", "-W", "1", "-s", "1400", f"192.168.7.{r}", check=False).returncode,
-                2 * PATIENCE)
+                s, "exec", "--", "ping", "-c", "1", "-W", "1", "-s", "1400", f"192.168.7.{r}", check=False).returncode)
         self.hashed(1, 2)
         self.hashed(2, 1)
 
@@ -222,7 +221,7 @@ class Crowd(Topology):
             self.give_tap(name, i)
         for i in range(self.PEERS):
             wait_for(lambda n=i: not self.ctl(1, "exec", "--", "ping", "-c", "1", "-W", "1", f"192.168.7.{100 + n}",
-                                              check=False).returncode, PATIENCE)
+                                              check=False).returncode)
         for i, name in enumerate(names):
             subprocess.run(["ip", "netns", "exec", name, "ping", "-q", "-c", "1", "-W", "10", "192.168.7.1"], check=True,
                            stdout=subprocess.DEVNULL)
@@ -232,7 +231,7 @@ class Crowd(Topology):
         """A peer's tap device goes to a namespace of its own: a host behind its vnetd."""
         host = self.underlay.name("b")
         wait_for(lambda: not subprocess.run(["ip", "-n", host, "link", "show", f"tap{number}"], capture_output=True,
-                                            check=False).returncode, PATIENCE)
+                                            check=False).returncode)
         for command in (["-n", host, "link", "set", f"tap{number}", "netns", name],
                         ["-n", name, "addr", "add", f"192.168.7.{100 + number}/24", "dev", f"tap{number}"],
                         ["-n", name, "link", "set", f"tap{number}", "mtu", "1450", "up"]):
