@@ -58,7 +58,7 @@ static int line_run(struct overlay *overlay, const char *line)
 
 static int reaches_out(const char *line)
 {
-	return (strstr(line, "link") && strstr(line, "add")) ||
+	return strstr(line, "capture") || (strstr(line, "link") && strstr(line, "add")) ||
 	       (strstr(line, "replace") && !strstr(line, "replace {"));
 }
 
