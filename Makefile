@@ -34,6 +34,10 @@ LDFLAGS += -fsanitize=thread
 CPPFLAGS += -Itests/unit/tsan # Criterion itself cannot run under TSan; this stands in for it
 endif
 
+ifdef SAN
+CPPFLAGS += -DWEFT_SANITIZED
+endif
+
 # musl has headers and a libc of its own: of the system's only those named here are shown to it.
 ifdef STATIC
 CC       := musl-gcc

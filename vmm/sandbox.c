@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
+#include "vnet/message.h"
+
 static const int allowed[] = {
 	/* descriptors at hand */
 	SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
@@ -70,6 +72,13 @@ static const struct {
 };
 #define SOCKET_TYPE_MASK 0xf /* beside it: SOCK_CLOEXEC, SOCK_NONBLOCK */
 
+/* At the end of the process the leak check starts another one that traces it; refused that, it would wait for ever. */
+#ifdef WEFT_SANITIZED
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
 #define IOCTL_TYPE_MASK 0xff00
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -105,9 +114,14 @@ static int add_sockets(scmp_filter_ctx filter, unsigned needs)
 
 int sandbox_enter(unsigned needs)
 {
-	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	scmp_filter_ctx filter;
 	int rc;
 
+	if (SANITIZED) {
+		warn("--sandbox: left out of this build, whose sanitizer needs what it forbids: say --sandbox off");
+		return 0;
+	}
+	filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	if (!filter)
 		return -ENOMEM;
 	rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);

@@ -15,7 +15,7 @@ enum sandbox_need {
  * sandbox_enter - restrict every thread of the process to the system calls on the list in sandbox.c.
  * @needs: enum sandbox_need bits
  *
- * Anything else ends the process with SIGSYS. There is no way back. Returns 0 or -errno.
+ * Anything else ends the process with SIGSYS. A build with sanitizers says that it has no sandbox, and does nothing. There is no way back. Returns 0 or -errno.
  */
 int sandbox_enter(unsigned needs);
 

@@ -54,6 +54,7 @@ struct ctl_server {
 	int fd;
 	char *path;
 	struct loop_watch listener;
+	struct loop_timer accept_retry;
 	struct ctl_client *clients[CTL_CLIENTS_MAX];
 };
 
@@ -310,7 +311,7 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 {
 	static const char full[] = "{\"ok\":false,\"error\":\"too many clients\"}\n";
 	struct ctl_server *server = watch->context;
-	int fd = accept4(server->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = unix_accept(watch, &server->accept_retry);
 	unsigned i = 0;
 
 	(void)revents;
@@ -361,6 +362,7 @@ void ctl_server_destroy(struct ctl_server *server)
 	if (!server)
 		return;
 	loop_unwatch(&server->listener);
+	loop_disarm(&server->accept_retry);
 	close(server->fd);
 	unlink(server->path);
 	for (unsigned i = 0; i < CTL_CLIENTS_MAX; i++)

@@ -59,7 +59,7 @@ class Page(Topology):
         self.build(segments_)
         self.addCleanup(self.end_shells)
         for host, script in blocks:
-            for number in re.findall(r"^ *guest (\d)", script, re.M):
+            for number in re.findall(r"\bguest (\d)", script):
                 self.hosts[int(number)] = host
             self.shell(host, script)
 
