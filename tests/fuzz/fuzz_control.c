@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -87,7 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct loop *loop; /* costs a ring of the kernel's each */
 	const struct overlay_options options = {.learn = true};
 	char error[LINK_ERROR_MAX], *text = strndup((const char *)data, size), *save = NULL;
-	struct overlay *overlay;
+	struct overlay *overlay = NULL;
 
 	if (!loop)
 		loop = loop_create(8);
