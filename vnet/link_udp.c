@@ -12,8 +12,9 @@
  *
  * The table holds each peer under several addresses: the one that the user wrote (found first,
  * whoever else claims it), those with the further ports that the peer sends from, and its IP
- * address alone (port 0, which no datagram comes from). The last counts only for a peer that is not
- * up and is alone at that address; of one that is up it is known where it sends from.
+ * address alone (as port 0, and a datagram that comes from port 0 is a stranger's). The last counts
+ * only for a peer that is not up and is alone at that address; of one that is up it is known where
+ * it sends from.
  */
 #include <errno.h>
 #include <poll.h>
@@ -84,8 +85,11 @@ static struct udp_peer *peer_alone(const struct udp_endpoint *ep, struct udp_add
 
 struct udp_peer *udp_peer_find(const struct udp_endpoint *ep, const struct udp_address *from)
 {
-	const struct udp_entry *entry = entry_find(ep, from);
+	const struct udp_entry *entry;
 
+	if (!from->port) /* RFC 768 allows it, for those who want no answer; here it means any */
+		return NULL;
+	entry = entry_find(ep, from);
 	return entry ? entry->peer : peer_alone(ep, *from);
 }
 
