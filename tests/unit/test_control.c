@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vnet/control.h"
@@ -487,6 +488,26 @@ CONTROL(files_with_mistakes)
 	bad("route replace /no/such/file", -ENOENT, "cannot open '/no/such/file'");
 }
 
+/* Who holds the other end of a pipe could make all control wait. */
+CONTROL(files_that_wait_are_refused)
+{
+	char line[128];
+	int ends[2];
+
+	cr_assert_eq(pipe(ends), 0);
+	cr_assert_eq(run_with("route replace pipe", ends[0]), -EINVAL);
+	cr_assert(strstr(rig.error, "'pipe' is no ordinary file"), "%s", rig.error);
+	close(ends[0]);
+	close(ends[1]);
+	file_write("", 0);
+	cr_assert_eq(unlink(rig.path), 0);
+	cr_assert_eq(mkfifo(rig.path, 0600), 0);
+	snprintf(line, sizeof(line), "route replace %s", rig.path);
+	bad(line, -EINVAL, "no ordinary file");
+	snprintf(line, sizeof(line), "capture start %s", rig.path);
+	cr_assert_lt(run(line), 0);
+}
+
 /* @n different routes, one a line. */
 static void file_of_routes(size_t n)
 {
@@ -751,7 +772,8 @@ START(a_file_that_cannot_be_read)
 
 START(options_with_mistakes)
 {
-	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
+	const char *bad_route[] = {"to all", "to", NULL},
+		   *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
 	const struct overlay_options with_route = {.routes = bad_route},
 				     with_link = {.links = bad_link},
 				     with_listen = {.listens = bad_link},
