@@ -435,6 +435,24 @@ static int link_open(const struct link_env *env, const struct link_spec *spec, v
 	return err ? err : peer_link(ep, spec, &sa, plain, port, error);
 }
 
+static int link_resolve(const struct link_spec *spec, int family, char url[LINK_URL_MAX],
+			char error[LINK_ERROR_MAX])
+{
+	union socket_address sa;
+	struct udp_address address;
+	enum udp_encap encap;
+	int err = encap_parse(spec, &encap, error);
+
+	if (err || !udp_address_is_name(spec))
+		return err;
+	err = udp_address_read(spec, family, usual_port(encap), &sa, error);
+	if (err)
+		return err;
+	address = udp_address_of(&sa);
+	udp_address_print(url, LINK_URL_MAX, &address);
+	return 0;
+}
+
 static const char *const options[] = {"encap", "plain", "spread", NULL};
 
 const struct link_type link_udp = {
@@ -445,6 +463,7 @@ const struct link_type link_udp = {
     .listen_form = "udp://[ADDR][:PORT]",
     .listen = endpoint_listen,
     .open = link_open,
+    .resolve = link_resolve,
     .endpoint_destroy = endpoint_destroy,
     .endpoint_counters = endpoint_counters,
 };

@@ -2,9 +2,11 @@
 /* The control language: every word, every kind of mistake, and that a mistake changes nothing. */
 #include <criterion/criterion.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -829,6 +831,46 @@ static void *lines_main(void *context)
 		json_object_put(result);
 	}
 	return NULL;
+}
+
+/* Names known to no server; the real function is asked for numbers only. */
+static struct {
+	unsigned lookups;
+	pthread_t thread; /* of the last one */
+} names;
+
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+		struct addrinfo **found)
+{
+	static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (hints->ai_flags & AI_NUMERICHOST)
+		return real(host, service, hints, found);
+	names.lookups++;
+	names.thread = pthread_self();
+	if (strcmp(host, "peer.test") != 0)
+		return EAI_NONAME;
+	return real(hints->ai_family == AF_INET ? "127.0.0.9" : "::9", service, hints, found);
+}
+
+/* The data loop never waits for a name server. The listener speaks IPv4, and so must the peer. */
+CONTROL(names_are_looked_up_by_who_asks)
+{
+	pthread_t thread;
+
+	cr_assert_eq(pthread_create(&thread, NULL, loop_main, rig.loop), 0);
+	expect("link add udp://peer.test:9", "{\"name\":\"udp://peer.test:9\"}");
+	cr_assert_eq(names.lookups, 2);
+	cr_assert(pthread_equal(names.thread, pthread_self()));
+	bad("link add udp://127.0.0.9:9", -EEXIST, "udp://peer.test:9");
+	expect("link add udp://peer.test:10,plain=on,name=b", "{\"name\":\"b\"}");
+	bad("link add udp://other.test:9", -EHOSTUNREACH, "not found");
+	cr_assert(pthread_equal(names.thread, pthread_self()));
+	good("link del udp://peer.test:9");
+	loop_stop(rig.loop);
+	pthread_join(thread, NULL);
 }
 
 CONTROL(lines_of_several_threads_while_the_loop_runs)
