@@ -224,7 +224,7 @@ static void release(struct json_object **object)
 
 static void source_away(struct source *source, int error)
 {
-	source->trouble = strerror(error);
+	source->trouble = error == EAGAIN ? "no answer in time" : strerror(error);
 	if (source->fd >= 0)
 		close(source->fd);
 	source->fd = -1;
