@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# make              build weft, weft-ctl and the unikernel guests
+# make              build weft, weft-ctl, vnetd and the unikernel guests
 # make demo         two Linux VMs on one overlay: ping and iperf3 between them
 # make test         every test; ends with "N passed, N failed, N skipped"
 # make bench        measure, and print how (QUICK=1: fewer samples)
@@ -32,6 +32,10 @@ else ifeq ($(SAN),thread)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=thread -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=thread
 CPPFLAGS += -Itests/unit/tsan # Criterion itself cannot run under TSan; this stands in for it
+endif
+
+ifdef SAN
+CPPFLAGS += -DWEFT_SANITIZED
 endif
 
 # musl has headers and a libc of its own: of the system's only those named here are shown to it.
@@ -153,7 +157,7 @@ PREFIX  := /usr/local
 DESTDIR :=
 MAN     := $(patsubst docs/man/%,build/man/%,$(wildcard docs/man/*.1))
 man: $(MAN)
-# @OPTIONS@ stands for the options that weft describes itself.
+# @OPTIONS@ stands for the options that the programs describe themselves.
 build/man/%.1: docs/man/%.1 $(PROGRAMS)
 	$(Q)mkdir -p $(@D) && { ! grep -q '^@OPTIONS@$$' $< || build/$* --man; } | sed -e '/^@OPTIONS@$$/{r /dev/stdin' -e 'd}' $< > $@
 

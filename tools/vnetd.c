@@ -4,11 +4,12 @@
  *
  * Theory of operation
  *
- * The overlay of libvnet with a tap device where weft has a guest's NIC: what the host sends into the tap goes
- * the way of what a guest sends, so the tap is attached as an interface and not as a link.
+ * The overlay of libvnet with a tap device where weft has a guest's NIC: what the host sends into
+ * the tap goes the way of what a guest sends, so the tap is attached as an interface and not as a
+ * link.
  *
- * Two threads, as in weft: the data loop runs the tap and the links; the main thread runs the control loop with
- * signals and the control socket, and reaches the data loop by loop_call().
+ * Two threads, as in weft: the data loop runs the tap and the links; the main thread runs the
+ * control loop with signals and the control socket, and reaches the data loop by loop_call().
  */
 #include <errno.h>
 #include <poll.h>
@@ -29,6 +30,10 @@
 #include "vnet/overlay.h"
 #include "vnet/overlay_options.h"
 #include "vnet/unix_socket.h"
+
+#ifndef WEFT_VERSION
+#define WEFT_VERSION "unknown"
+#endif
 
 #define CONTROL_LOOP_ENTRIES 32
 #define DATA_LOOP_ENTRIES    256
@@ -65,32 +70,39 @@ static void take_ctl(void *config, const struct cmdline_option *option, char *va
 }
 
 static const struct cmdline_option host_options[] = {
-	{"config", "FILE", "General",
-	 "read options from FILE: lines 'name = value' with the names of this list, '#' and ';' begin comments; the "
-	 "command line wins",
-	 0, cmdline_take_config},
-	{"help", NULL, NULL, "print this and exit; --version and --man print just that", 0, cmdline_take_help},
-	{"tap", "NAME", "Host",
-	 "the host's side: a tap device that exists and that you may open (ip tuntap add NAME mode tap user USER)", 0,
-	 take_tap},
-	{"ctl", "SOCKET", NULL, "control socket for weft-ctl", 0, take_ctl},
+    {"config", "FILE", "General",
+     "read options from FILE: lines 'name = value' with the names of this list, '#' and ';' begin "
+     "comments; the "
+     "command line wins",
+     0, cmdline_take_config},
+    {"help", NULL, NULL, "print this and exit; --version and --man print just that", 0,
+     cmdline_take_help},
+    {"tap", "NAME", "Host",
+     "the host's side: a tap device that exists and that you may open (ip tuntap add NAME mode tap "
+     "user USER)",
+     0, take_tap},
+    {"ctl", "SOCKET", NULL, "control socket for weft-ctl", 0, take_ctl},
 };
 
 #define TABLES 2
 
-static void cmdline_set(struct cmdline *cmd, struct cmdline_table tables[TABLES], struct config *config)
+static void cmdline_set(struct cmdline *cmd, struct cmdline_table tables[TABLES],
+			struct config *config)
 {
-	tables[0] = (struct cmdline_table){host_options, sizeof(host_options) / sizeof(host_options[0]), config};
+	tables[0] = (struct cmdline_table){host_options,
+					   sizeof(host_options) / sizeof(host_options[0]), config};
 	tables[1] = overlay_options_table(&config->overlay);
 	*cmd = (struct cmdline){
-		.command = "vnetd",
-		.usage = "Usage: vnetd [--tap NAME] [--link URL]... [options]\n\n"
-			 "Join this host to an overlay, or links to each other, until a signal ends it.\n",
-		.closing = "\nExit status: 0 ended by SIGTERM, SIGINT or SIGHUP, 1 environment or error, 2 usage.\n",
-		.tables = tables,
-		.table_count = TABLES,
-		.more = overlay_options_links,
-		.texts = &config->texts,
+	    .command = "vnetd",
+	    .usage =
+		"Usage: vnetd [--tap NAME] [--link URL]... [options]\n\n"
+		"Join this host to an overlay, or links to each other, until a signal ends it.\n",
+	    .closing = "\nExit status: 0 ended by SIGTERM, SIGINT or SIGHUP, 1 environment or "
+		       "error, 2 usage.\n",
+	    .tables = tables,
+	    .table_count = TABLES,
+	    .more = overlay_options_links,
+	    .texts = &config->texts,
 	};
 }
 
@@ -110,7 +122,8 @@ static int command_status(void *context, struct ctl_request *request)
 
 	json_add_text(request->result, "state", "running");
 	json_add_number(request->result, "pid", (uint64_t)getpid());
-	json_add_number(request->result, "uptime_ms", (uint64_t)(now_seconds() - d->started) * 1000);
+	json_add_number(request->result, "uptime_ms",
+			(uint64_t)(now_seconds() - d->started) * 1000);
 	json_add_text(request->result, "tap", d->config->tap);
 	json_add_number(request->result, "vni", d->config->overlay.vni);
 	return 0;
@@ -135,8 +148,11 @@ static int command_overlay(void *context, struct ctl_request *request)
 }
 
 static const struct ctl_command commands[] = {
-	{"status", NULL, command_status}, {"stats", NULL, command_stats}, {"stop", NULL, command_stop},
-	{"overlay", "line", command_overlay}, {NULL, NULL, NULL},
+    {"status", NULL, command_status},
+    {"stats", NULL, command_stats},
+    {"stop", NULL, command_stop},
+    {"overlay", "line", command_overlay},
+    {NULL, NULL, NULL},
 };
 
 static int ctl_open(struct vnetd *d)
@@ -184,9 +200,11 @@ static int loops_open(struct vnetd *d)
 	if (d->control)
 		d->data = loop_create(DATA_LOOP_ENTRIES);
 	if (!d->data)
-		return fail(-errno, "io_uring: %s: allow it (sysctl kernel.io_uring_disabled=0, and in a container "
-				    "its seccomp profile)",
-			    strerror(errno));
+		return fail(
+		    -errno,
+		    "io_uring: %s: allow it (sysctl kernel.io_uring_disabled=0, and in a container "
+		    "its seccomp profile)",
+		    strerror(errno));
 	return 0;
 }
 
@@ -268,7 +286,8 @@ int main(int argc, char **argv)
 	}
 	cmdline_parse(&cmd, argc - 1, argv + 1);
 	if (!config.tap && !config.overlay.links && !config.overlay.file && !config.ctl_path)
-		die(STATUS_USAGE, "nothing to join: name the host's side with --tap and peers with --link (vnetd --help)");
+		die(STATUS_USAGE, "nothing to join: name the host's side with --tap and peers with "
+				  "--link (vnetd --help)");
 	rc = run(&d);
 	finish(&d);
 	return rc ? status_of(rc) : STATUS_OK;

@@ -153,7 +153,7 @@ static struct json_object *control_result_file(const struct options *opt, const 
 	if (json_object_get_boolean(member(reply, "ok")))
 		return member(reply, "result");
 	error = member_text(reply, "error");
-	fail(opt->failure, "the VM refused: %s", error ? text_clean(strdup(error)) : "no reason given");
+	fail(opt->failure, "refused: %s", error ? text_clean(strdup(error)) : "no reason given");
 }
 
 static struct json_object *control_result(const struct options *opt, const char *request)
@@ -302,7 +302,7 @@ static char *value_text(struct json_object *value)
 	char *joined = NULL, *longer;
 
 	if (!json_object_is_type(value, json_type_array))
-		return text_clean(strdup(*text ? text : "-"));
+		return text_clean(strdup(text && *text ? text : "-"));
 	for (size_t i = 0; i < json_object_array_length(value); i++) {
 		if (asprintf(&longer, "%s%s%s", joined ? joined : "", joined ? "," : "",
 			     json_object_get_string(json_object_array_get_idx(value, i))) < 0)
@@ -936,6 +936,30 @@ static char *line_request(char *const *argv)
 	return text;
 }
 
+/* The words that the program knows, in the style of our own help. */
+static int command_words(const struct options *opt)
+{
+	char *request = line_request(opt->argv);
+	struct json_object *words = control_result_file(opt, request, -1);
+
+	if (opt->json || !is_table(words)) {
+		result_show(opt, words);
+	} else {
+		for (size_t i = 0; i < json_object_array_length(words); i++) {
+			struct json_object *word = json_object_array_get_idx(words, i);
+			char *name = value_text(member(word, "word")), *arguments = value_text(member(word, "arguments"));
+			char *text = value_text(member(word, "help"));
+
+			printf("%s %s\n    %s\n", name, strcmp(arguments, "-") != 0 ? arguments : "", text);
+			free(name);
+			free(arguments);
+			free(text);
+		}
+	}
+	free(request);
+	return EXIT_SUCCESS;
+}
+
 static int command_overlay(const struct options *opt)
 {
 	char *request = line_request(opt->argv);
@@ -969,7 +993,7 @@ static const struct command commands[] = {
 	{"capture", "start FILE [port NAME] [limit BYTES] | stop | status",
 	 "record frames as pcapng, for Wireshark", "--json", command_overlay},
 	{"metrics", "", "its counters as Prometheus text", "", command_overlay},
-	{"help", "", "all words of the overlay, as the running program knows them", "--json", command_overlay},
+	{"help", "", "all words of the overlay, as the running program knows them", "--json", command_words},
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
@@ -1097,7 +1121,7 @@ int main(int argc, char **argv)
 	command = command_find(argv[2]);
 	if (command->run == command_exec)
 		exec_parse(&opt, argv + 3);
-	else if (command->run == command_overlay)
+	else if (command->run == command_overlay || command->run == command_words)
 		overlay_parse(&opt, argv + 2);
 	else
 		options_parse(&opt, command, argv + 3);

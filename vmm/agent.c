@@ -34,7 +34,7 @@
  *            guest's driver lets nothing more through, and the agent begins anew with HELLO when
  *            the connection is back.
  *
- * Timers: RESYNC_NS (above); ACCEPT_RETRY_NS before accepting again when descriptors have run out.
+ * Timers: RESYNC_NS (above); that of unix_accept().
  */
 #include "vmm/agent.h"
 
@@ -59,7 +59,6 @@
 #define READ_MAX        16384      /* bytes taken from one client in one turn */
 #define ACCEPT_MAX      16         /* connections accepted in one turn */
 #define RESYNC_NS       100000000  /* 100 ms */
-#define ACCEPT_RETRY_NS 100000000  /* 100 ms */
 
 /* One connection of a host program. The pages of its queue come when they are used. */
 struct client {
@@ -349,24 +348,11 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 
 	(void)revents;
 	for (unsigned i = 0; i < ACCEPT_MAX; i++) {
-		fd = accept4(agent->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		fd = unix_accept(watch, &agent->accept_retry);
 		if (fd < 0)
-			break;
+			return;
 		connection_take(agent, fd);
 	}
-	if (fd >= 0 || errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
-		return;
-	/* Out of descriptors or memory: the connection stays pending and would wake us at once. */
-	loop_unwatch(&agent->listener);
-	loop_arm(agent->loop, &agent->accept_retry, ACCEPT_RETRY_NS);
-}
-
-static void accept_again(struct loop_timer *timer)
-{
-	struct agent *agent = timer->context;
-
-	if (loop_watch(agent->loop, &agent->listener, agent->listen_fd, POLLIN))
-		loop_arm(agent->loop, timer, ACCEPT_RETRY_NS);
 }
 
 /* --- the guest ----------------------------------------------------------------------------- */
@@ -553,8 +539,6 @@ struct agent *agent_create(struct loop *loop, const char *path, char *err, size_
 	agent->settle.run = agent_settle;
 	agent->listener.ready = listener_ready;
 	agent->listener.context = agent;
-	agent->accept_retry.expired = accept_again;
-	agent->accept_retry.context = agent;
 	agent->resync.expired = guest_reconnect;
 	agent->resync.context = agent;
 	agent_ring_init(&agent->queue, agent->queue_data, sizeof(agent->queue_data));

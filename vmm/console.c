@@ -43,6 +43,7 @@ struct console {
 	int log_fd;         /* -1: no log */
 	int wake_fd;        /* output waits, or the serial port has room */
 	struct loop_watch input, output, listener, wake;
+	struct loop_timer accept_retry;
 	bool terminal;      /* raw mode is on; saved is to be restored */
 	struct termios saved;
 	bool escaped;       /* the escape key was the last key */
@@ -295,7 +296,7 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 {
 	static const char busy[] = "weft: another client has this console\r\n";
 	struct console *c = watch->context;
-	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = unix_accept(watch, &c->accept_retry);
 
 	(void)revents;
 	if (fd < 0)
@@ -414,6 +415,7 @@ void console_destroy(struct console *c)
 	loop_unwatch(&c->output);
 	loop_unwatch(&c->wake);
 	loop_unwatch(&c->listener);
+	loop_disarm(&c->accept_retry);
 	if (c->terminal)
 		tcsetattr(0, TCSADRAIN, &c->saved);
 	if (c->out_fd > 2)

@@ -138,6 +138,31 @@ static void list_correct(const struct kvm_cpuid2 *from, struct kvm_cpuid2 *to, c
 	}
 }
 
+/*
+ * Leaf 0x80000008: EAX 7:0 what the CPU has, 23:16 (where not 0) what a guest may use of it, as where the host's
+ * tables have but four levels. CPUs without the leaf have 36 bits (Intel SDM 3A, 4.1.4).
+ */
+uint64_t kvm_memory_max(const struct kvm *kvm, unsigned *bits)
+{
+	uint64_t end;
+
+	*bits = 36;
+	for (unsigned i = 0; i < kvm->cpuid->nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &kvm->cpuid->entries[i];
+		unsigned guest = e->eax >> 16 & 0xff;
+
+		if (e->function != 0x80000008)
+			continue;
+		*bits = e->eax & 0xff;
+		if (guest && guest < *bits)
+			*bits = guest;
+	}
+	end = *bits < 63 ? 1ull << *bits : 1ull << 63;
+	if (end <= MEMORY_HOLE_END)
+		return end < MEMORY_HOLE_START ? end : MEMORY_HOLE_START;
+	return end - (MEMORY_HOLE_END - MEMORY_HOLE_START);
+}
+
 int kvm_set_cpuid(const struct kvm *kvm, int vcpu_fd, unsigned index, unsigned cpus)
 {
 	const struct kvm_cpuid2 *listed = kvm->cpuid;

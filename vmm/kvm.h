@@ -30,6 +30,12 @@ int kvm_vm_create(struct kvm *kvm, const struct guest_memory *mem);
 /* kvm_vm_destroy - close the VM; its vCPUs are closed already. */
 void kvm_vm_destroy(struct kvm *kvm);
 
+/*
+ * kvm_memory_max - bytes of RAM for which the host's physical addresses suffice, laid out as in vmm/memory.h.
+ * @bits: how wide these addresses are.
+ */
+uint64_t kvm_memory_max(const struct kvm *kvm, unsigned *bits);
+
 /**
  * kvm_set_cpuid - tell a vCPU what CPU it is.
  *

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vnet/link.h"
 #include "vnet/message.h"
 #include "vmm/options.h"
 #include "vmm/vm.h"
@@ -12,9 +13,9 @@
 #endif
 
 #ifdef WEFT_STATIC
-#define BUILD_NOTE " (static musl build: links udp; without InfiniBand, which needs the ordinary build)"
+#define BUILD_NOTE "; static musl build: without InfiniBand, which needs the ordinary build"
 #else
-#define BUILD_NOTE " (links: udp)"
+#define BUILD_NOTE ""
 #endif
 
 static const char usage[] = "Usage: weft run --kernel FILE [options]   run a virtual machine\n"
@@ -43,7 +44,10 @@ int main(int argc, char **argv)
 		return STATUS_OK;
 	}
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
-		puts("weft " WEFT_VERSION BUILD_NOTE);
+		fputs("weft " WEFT_VERSION " (links:", stdout);
+		for (const struct link_type *const *type = links_types(); *type; type++)
+			printf(" %s", (*type)->scheme);
+		puts(BUILD_NOTE ")");
 		return STATUS_OK;
 	}
 	/* The options as roff, for the man page. */

@@ -340,9 +340,9 @@ static struct pci_slot *window_find(struct pci_bus *pci, uint64_t address, unsig
 	return NULL;
 }
 
-static uint64_t window_read(void *device, uint64_t offset, unsigned size)
+/* Devices answer for their registers without the bus lock. */
+static uint64_t window_access(struct pci_bus *pci, uint64_t offset, unsigned size, const uint64_t *write)
 {
-	struct pci_bus *pci = device;
 	uint64_t value = ~0ull;
 	struct pci_slot *slot;
 	uint32_t reg;
@@ -350,28 +350,26 @@ static uint64_t window_read(void *device, uint64_t offset, unsigned size)
 
 	pthread_mutex_lock(&pci->lock);
 	slot = window_find(pci, PCI_WINDOW_BASE + offset, size, &bar, &reg);
-	if (slot && bar == 1)
+	if (slot && bar == 1 && write)
+		msix_bar_write(slot, reg, size, *write);
+	else if (slot && bar == 1)
 		value = msix_bar_read(slot, reg, size);
 	pthread_mutex_unlock(&pci->lock);
-	if (slot && bar == 0)
+	if (slot && bar == 0 && write)
+		slot->fn->ops->bar_write(slot->fn, reg, size, *write);
+	else if (slot && bar == 0)
 		value = slot->fn->ops->bar_read(slot->fn, reg, size);
 	return value;
 }
 
+static uint64_t window_read(void *device, uint64_t offset, unsigned size)
+{
+	return window_access(device, offset, size, NULL);
+}
+
 static void window_write(void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-	struct pci_bus *pci = device;
-	struct pci_slot *slot;
-	uint32_t reg;
-	unsigned bar;
-
-	pthread_mutex_lock(&pci->lock);
-	slot = window_find(pci, PCI_WINDOW_BASE + offset, size, &bar, &reg);
-	if (slot && bar == 1)
-		msix_bar_write(slot, reg, size, value);
-	pthread_mutex_unlock(&pci->lock);
-	if (slot && bar == 0)
-		slot->fn->ops->bar_write(slot->fn, reg, size, value);
+	window_access(device, offset, size, &value);
 }
 
 static const struct bus_ops window_ops = {window_read, window_write};

@@ -41,12 +41,13 @@ const char *vcpu_exit_name(enum vcpu_exit exit)
 /* What firmware would have set. A CPU without one of them refuses it, which is no harm. */
 static void vcpu_set_msr(int fd, uint32_t index, uint64_t value)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msrs = {.head.nmsrs = 1, .entry = {.index = index, .data = value}};
+	union {
+		struct kvm_msrs list;
+		uint8_t room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+	} msrs = {.list.nmsrs = 1};
 
-	ioctl(fd, KVM_SET_MSRS, &msrs);
+	msrs.list.entries[0] = (struct kvm_msr_entry){.index = index, .data = value};
+	ioctl(fd, KVM_SET_MSRS, &msrs.list);
 }
 
 /* Ring-3 guests cannot reach XCR0 or the APIC's enable bit themselves. */

@@ -232,8 +232,14 @@ static int create_files(struct vm *vm)
 
 static int create_memory(struct vm *vm)
 {
-	int rc = memory_create(&vm->memory, vm->config->memory, vm->config->hugepages);
+	unsigned bits;
+	uint64_t max = kvm_memory_max(&vm->kvm, &bits);
+	int rc;
 
+	if (vm->config->memory > max)
+		return fail(-E2BIG, "--memory: this host's physical addresses have %u bits: give at most %lluM", bits,
+			    (unsigned long long)(max >> 20));
+	rc = memory_create(&vm->memory, vm->config->memory, vm->config->hugepages);
 	if (rc == -ENOMEM && vm->config->hugepages)
 		return fail(rc, "--hugepages: the host has too few: write the number of 2 MiB pages to "
 				"/proc/sys/vm/nr_hugepages");
@@ -581,6 +587,8 @@ static unsigned sandbox_needs(struct vm *vm)
 			needs |= SANDBOX_UNIX;
 		else if (!strcmp(type, "eth"))
 			needs |= SANDBOX_PACKET;
+		else if (!strcmp(type, "tap"))
+			needs |= SANDBOX_TAP;
 	}
 	return needs;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Theory of operation: one table describes every option: its name, its argument, its help text and the function
- * that takes its value. The command line, the configuration file ("name = value" lines), --help and the man page
- * are four readers of that table. The command line is read after the file and wins over it. Values are checked
- * where they are read, so that a mistake is told before anything is created.
+ * Theory of operation: one table describes every option: its name, its argument, its help text and
+ * the function that takes its value. The command line, the configuration file ("name = value"
+ * lines), --help and the man page are four readers of that table. The command line is read after
+ * the file and wins over it. Values are checked where they are read, so that a mistake is told
+ * before anything is created.
  */
 #include "vnet/cmdline.h"
 
@@ -16,12 +17,14 @@
 
 /* --- values --------------------------------------------------------------------------------- */
 
-_Noreturn void cmdline_bad(const struct cmdline_option *option, const char *value, const char *remedy)
+_Noreturn void cmdline_bad(const struct cmdline_option *option, const char *value,
+			   const char *remedy)
 {
 	die(STATUS_USAGE, "--%s: '%s' is not possible: %s", option->name, value, remedy);
 }
 
-uint64_t cmdline_number(const struct cmdline_option *option, const char *value, uint64_t min, uint64_t max)
+uint64_t cmdline_number(const struct cmdline_option *option, const char *value, uint64_t min,
+			uint64_t max)
 {
 	char remedy[96], *end;
 	unsigned long long n;
@@ -162,7 +165,8 @@ static struct found option_find(const struct cmdline *cmd, const char *name, siz
 		found.table = &cmd->tables[t];
 		for (size_t i = 0; i < found.table->count; i++, found.number++) {
 			found.option = &found.table->options[i];
-			if (strlen(found.option->name) == len && !strncmp(found.option->name, name, len))
+			if (strlen(found.option->name) == len &&
+			    !strncmp(found.option->name, name, len))
 				return found;
 		}
 	}
@@ -203,10 +207,11 @@ static int config_line(void *context, const char *section, const char *name, con
 	const struct cmdline_option *o = found.option;
 
 	if (*section)
-		die(STATUS_USAGE, "--config: %s: section [%s]: remove it, options stand alone", r->file,
-		    section);
+		die(STATUS_USAGE, "--config: %s: section [%s]: remove it, options stand alone",
+		    r->file, section);
 	if (!o || o->take == cmdline_take_config || o->take == cmdline_take_help)
-		die(STATUS_USAGE, "--config: %s: no option '%s': see %s --help", r->file, name, r->cmd->command);
+		die(STATUS_USAGE, "--config: %s: no option '%s': see %s --help", r->file, name,
+		    r->cmd->command);
 	if (!o->argument && strcmp(value, "on"))
 		die(STATUS_USAGE, "--config: %s: '%s' is a switch: write '%s = on' or leave it out",
 		    r->file, name, name);
@@ -223,8 +228,9 @@ static char *config_getline(char *line, int size, void *stream)
 	if (!fgets(line, size, stream))
 		return NULL;
 	if (!strchr(line, '\n') && !feof(stream))
-		die(STATUS_USAGE, "--config: a line is longer than %d bytes: give '%.20s...' on the "
-				  "command line",
+		die(STATUS_USAGE,
+		    "--config: a line is longer than %d bytes: give '%.20s...' on the "
+		    "command line",
 		    size - 2, line);
 	return line;
 }
@@ -246,7 +252,8 @@ static void config_read(const struct cmdline *cmd, const char *path)
 }
 
 /* Take argv[*i]: "--name value", "--name=value" or "--switch"; steps *i behind it. */
-static struct found argument_split(const struct cmdline *cmd, int argc, char *const argv[], int *i, char **value)
+static struct found argument_split(const struct cmdline *cmd, int argc, char *const argv[], int *i,
+				   char **value)
 {
 	const char *arg = argv[(*i)++];
 	const struct cmdline_option *o;
@@ -254,13 +261,15 @@ static struct found argument_split(const struct cmdline *cmd, int argc, char *co
 	size_t n;
 
 	if (strncmp(arg, "--", 2))
-		die(STATUS_USAGE, "'%s': options begin with '--': see %s --help", arg, cmd->command);
+		die(STATUS_USAGE, "'%s': options begin with '--': see %s --help", arg,
+		    cmd->command);
 	arg += 2;
 	n = strcspn(arg, "=");
 	found = option_find(cmd, arg, n);
 	o = found.option;
 	if (!o)
-		die(STATUS_USAGE, "--%.*s: no such option: see %s --help", (int)n, arg, cmd->command);
+		die(STATUS_USAGE, "--%.*s: no such option: see %s --help", (int)n, arg,
+		    cmd->command);
 	*value = arg[n] ? argv[*i - 1] + 2 + n + 1 : NULL;
 	if (*value && !o->argument)
 		die(STATUS_USAGE, "--%s takes no value: remove '=%s'", o->name, *value);

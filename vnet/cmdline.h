@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Command lines: tables of options that are read from the arguments and a configuration file, and printed as
+ * Command lines: tables of options that are read from the arguments and a configuration file, and
+ * printed as
  * --help and as a man page. What weft and vnetd share.
  */
 #ifndef WEFT_CMDLINE_H
@@ -24,7 +25,8 @@ struct cmdline_option {
 	const char *group;    /* heading in --help; NULL: that of the option before */
 	const char *help;
 	unsigned flags; /* enum cmdline_flag */
-	/* Take the value, which stays valid; on a mistake die through cmdline_bad(). @config: its table's. */
+	/* Take the value, which stays valid; on a mistake die through cmdline_bad(). @config: its
+	 * table's. */
 	void (*take)(void *config, const struct cmdline_option *option, char *value);
 };
 
@@ -54,13 +56,13 @@ struct cmdline {
  * cmdline_parse - read the arguments, and before them the files of a cmdline_take_config option.
  * @argv: argv[argc] is NULL
  *
- * Dies with STATUS_USAGE and one line that names the option and the remedy. The arguments win over the
- * file; an option that is not repeatable may stand once in each. --help prints and exits.
+ * Dies with STATUS_USAGE and one line that names the option and the remedy. The arguments win over
+ * the file; an option that is not repeatable may stand once in each. --help prints and exits.
  */
 void cmdline_parse(const struct cmdline *cmd, int argc, char *const argv[]);
 /* cmdline_help - print the options, grouped; @man: as the body of a man page (roff). */
 void cmdline_help(const struct cmdline *cmd, FILE *out, bool man);
-/* cmdline_entry - one more entry in their style. @name: as it is to be read, such as "udp://HOST". */
+/* cmdline_entry - one more entry in their style. @name: as it is read, such as "udp://HOST". */
 void cmdline_entry(FILE *out, bool man, const char *name, const char *text);
 
 /* What --config and --help have as take(). */
@@ -68,10 +70,13 @@ void cmdline_take_config(void *config, const struct cmdline_option *option, char
 void cmdline_take_help(void *config, const struct cmdline_option *option, char *value);
 
 /* cmdline_bad - die: the value is not possible, and what is. */
-_Noreturn void cmdline_bad(const struct cmdline_option *option, const char *value, const char *remedy);
-uint64_t cmdline_number(const struct cmdline_option *option, const char *value, uint64_t min, uint64_t max);
+_Noreturn void cmdline_bad(const struct cmdline_option *option, const char *value,
+			   const char *remedy);
+uint64_t cmdline_number(const struct cmdline_option *option, const char *value, uint64_t min,
+			uint64_t max);
 bool cmdline_on_off(const struct cmdline_option *option, const char *value);
-/* cmdline_append - add a value to a list that ends with NULL (or is NULL yet). Returns its new length. */
+/* cmdline_append - add a value to a list that ends with NULL (or is NULL yet). Returns its new
+ * length. */
 size_t cmdline_append(const struct cmdline_option *option, const char ***list, const char *value);
 
 #endif

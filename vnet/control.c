@@ -2,14 +2,15 @@
 /*
  * The control language
  *
- * Theory of operation: a line is split into words; the first one or two choose an entry of the table below,
- * whose function takes the rest. Each function parses all of its arguments before it acts and acts last where it
- * can fail, so a line takes effect whole or not at all. A file is gone through twice: with call->check set
- * nothing is done, then everything is.
+ * Theory of operation: a line is split into words; the first one or two choose an entry of the
+ * table below, whose function takes the rest. Each function parses all of its arguments before it
+ * acts and acts last where it can fail, so a line takes effect whole or not at all. A file is gone
+ * through twice: with call->check set nothing is done, then everything is.
  *
- * Threads: a line is run by the thread that asked, under the overlay's lock, so that one line sees what
- * the last one did. What belongs to the data loop is reached by loop_call(), in pieces that are short against
- * a millisecond: a long list of routes is parsed and compiled here, and only the pointer to it changes there.
+ * Threads: a line is run by the thread that asked, under the overlay's lock, so that one line sees
+ * what the last one did. What belongs to the data loop is reached by loop_call(), in pieces that
+ * are short against a millisecond: a long list of routes is parsed and compiled here, and only the
+ * pointer to it changes there.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -29,29 +30,35 @@
 static int word_help(struct control_call *call);
 
 static const struct control_word words[] = {
-	{"link add", "URL", "attach a link", 1, 1, false, word_link_add},
-	{"link del", "NAME", "close a link", 1, 1, false, word_link_del},
-	{"link list", "", "the links: state, since when, round trip, MTU, last error", 0, 0, true, word_link_list},
-	{"route add", "[priority N] [from PORT] [src PATTERN] [dst PATTERN] to PORT",
-	 "add a route. PATTERN: any, none (only if nothing else matches), MAC or not MAC; PORT: a port's name, links "
-	 "or nics; behind to also all (but where the frame came from) or drop",
-	 2, 12, false, word_route_add},
-	{"route del", "ROUTE", "remove a route, written as for route add", 2, 12, false, word_route_del},
-	{"route list", "", "the routes, and how many frames each took", 0, 0, true, word_route_list},
-	{"route replace", "FILE | { ROUTE ; ... }", "these routes instead of all others, in one step; FILE: one a line", 1,
-	 UINT_MAX, false, word_route_replace},
-	{"mac list", "", "the addresses learnt, and behind which port they are", 0, 0, true, word_mac_list},
-	{"matrix", "", "frames and bytes for each pair of addresses", 0, 0, true, word_matrix},
-	{"stats", "", "the counters of the ports and of the core", 0, 0, true, word_stats},
-	{"trace", "PORT HEX | PORT dst MAC [src MAC]", "where a frame from this port would go, and why; sends nothing", 2,
-	 5, true, word_trace},
-	{"capture start", "FILE [port NAME] [limit BYTES]",
-	 "record the frames of a port or of all, both directions, as pcapng; one capture at a time", 1, 5, false,
-	 word_capture_start},
-	{"capture stop", "", "end the capture; says how much was recorded and dropped", 0, 0, true, word_capture_stop},
-	{"capture status", "", "how far the capture is", 0, 0, true, word_capture_status},
-	{"metrics", "", "the counters as Prometheus text", 0, 0, true, word_metrics},
-	{"help", "", "these words", 0, 0, true, word_help},
+    {"link add", "URL", "attach a link", 1, 1, false, word_link_add},
+    {"link del", "NAME", "close a link", 1, 1, false, word_link_del},
+    {"link list", "", "the links: state, since when, round trip, MTU, last error", 0, 0, true,
+     word_link_list},
+    {"route add", "[priority N] [from PORT] [src PATTERN] [dst PATTERN] to PORT",
+     "add a route. PATTERN: any, none (only if nothing else matches), MAC or not MAC; PORT: a "
+     "port's name, links "
+     "or nics; behind to also all (but where the frame came from) or drop",
+     2, 12, false, word_route_add},
+    {"route del", "ROUTE", "remove a route, written as for route add", 2, 12, false,
+     word_route_del},
+    {"route list", "", "the routes, and how many frames each took", 0, 0, true, word_route_list},
+    {"route replace", "FILE | { ROUTE ; ... }",
+     "these routes instead of all others, in one step; FILE: one a line", 1, UINT_MAX, false,
+     word_route_replace},
+    {"mac list", "", "the addresses learnt, and behind which port they are", 0, 0, true,
+     word_mac_list},
+    {"matrix", "", "frames and bytes for each pair of addresses", 0, 0, true, word_matrix},
+    {"stats", "", "the counters of the ports and of the core", 0, 0, true, word_stats},
+    {"trace", "PORT HEX | PORT dst MAC [src MAC]",
+     "where a frame from this port would go, and why; sends nothing", 2, 5, true, word_trace},
+    {"capture start", "FILE [port NAME] [limit BYTES]",
+     "record the frames of a port or of all, both directions, as pcapng; one capture at a time", 1,
+     5, false, word_capture_start},
+    {"capture stop", "", "end the capture; says how much was recorded and dropped", 0, 0, true,
+     word_capture_stop},
+    {"capture status", "", "how far the capture is", 0, 0, true, word_capture_status},
+    {"metrics", "", "the counters as Prometheus text", 0, 0, true, word_metrics},
+    {"help", "", "these words", 0, 0, true, word_help},
 };
 
 #define WORDS (sizeof(words) / sizeof(words[0]))
@@ -72,7 +79,8 @@ int control_fail(struct control_call *call, int err, const char *format, ...)
 
 int control_open(struct control_call *call, const char *path, int flags)
 {
-	int fd = call->file >= 0 ? fcntl(call->file, F_DUPFD_CLOEXEC, 0) : open(path, flags | O_CLOEXEC, 0600);
+	int fd = call->file >= 0 ? fcntl(call->file, F_DUPFD_CLOEXEC, 0)
+				 : open(path, flags | O_CLOEXEC, 0600);
 
 	if (fd >= 0)
 		return fd;
@@ -115,7 +123,8 @@ bool mac_parse(const char *text, uint8_t mac[FRAME_MAC_SIZE])
 
 void mac_print(const uint8_t mac[FRAME_MAC_SIZE], char text[MAC_TEXT_MAX])
 {
-	snprintf(text, MAC_TEXT_MAX, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+	snprintf(text, MAC_TEXT_MAX, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+		 mac[3], mac[4], mac[5]);
 }
 
 static int word_help(struct control_call *call)
@@ -142,7 +151,8 @@ static bool word_matches(const char *name, const struct control_text *line, unsi
 	size_t first = strcspn(name, " ");
 
 	*used = name[first] ? 2 : 1;
-	return line->argc >= *used && strlen(line->argv[0]) == first && !strncmp(name, line->argv[0], first) &&
+	return line->argc >= *used && strlen(line->argv[0]) == first &&
+	       !strncmp(name, line->argv[0], first) &&
 	       (*used == 1 || !strcmp(name + first + 1, line->argv[1]));
 }
 
@@ -156,15 +166,18 @@ static int word_unknown(const struct control_text *line, char *error, size_t err
 	for (size_t i = 0; i < WORDS && used < error_size; i++) {
 		if (strncmp(words[i].name, line->argv[0], len) || words[i].name[len] != ' ')
 			continue;
-		used += (size_t)snprintf(error + used, error_size - used, "%s%s", separator, words[i].name);
+		used += (size_t)snprintf(error + used, error_size - used, "%s%s", separator,
+					 words[i].name);
 		separator = " or ";
 	}
 	if (!*separator)
-		snprintf(error, error_size, "there is no word '%.40s': help lists all", line->argv[0]);
+		snprintf(error, error_size, "there is no word '%.40s': help lists all",
+			 line->argv[0]);
 	return -EINVAL;
 }
 
-/* Run the split line. @call: as control_run() or a file sets it up; its word and arguments are found here. */
+/* Run the split line. @call: as control_run() or a file sets it up; its word and arguments are
+ * found here. */
 static int line_run(struct control_call *call, struct control_text *line)
 {
 	const struct control_word *word = NULL;
@@ -179,18 +192,18 @@ static int line_run(struct control_call *call, struct control_text *line)
 	call->argv = line->argv + used;
 	call->argc = line->argc - used;
 	if (call->argc < word->argc_min || call->argc > word->argc_max)
-		return control_fail(call, -EINVAL, "write %s%s%s", word->name, *word->arguments ? " " : "",
-				    word->arguments);
+		return control_fail(call, -EINVAL, "write %s%s%s", word->name,
+				    *word->arguments ? " " : "", word->arguments);
 	if (call->batch && word->shows)
 		return control_fail(call, -EINVAL, "it only shows something: leave it out here");
 	return word->run(call);
 }
 
-int control_run(struct overlay *overlay, const char *line, int file, struct json_object **result, char *error,
-		size_t error_size)
+int control_run(struct overlay *overlay, const char *line, int file, struct json_object **result,
+		char *error, size_t error_size)
 {
 	struct control_call call = {
-		.overlay = overlay, .file = file, .error = error, .error_size = error_size};
+	    .overlay = overlay, .file = file, .error = error, .error_size = error_size};
 	struct control_text words_of_line;
 	int rc = control_text_split(&words_of_line, line, strlen(line), error, error_size);
 
@@ -229,6 +242,7 @@ static int batch_line(struct control_call *call, const char *line, size_t len, c
 	control_text_free(&words_of_line);
 	json_object_put(call->result);
 	call->result = NULL;
+	call->error = NULL;
 	return rc;
 }
 
@@ -304,11 +318,13 @@ int control_request(struct overlay *overlay, struct ctl_request *request)
 
 	if (!json_object_object_get_ex(request->json, "line", &line) ||
 	    !json_object_is_type(line, json_type_string))
-		return ctl_fail(request, -EINVAL, "'line' is text: a line of the control language, such as 'help'");
+		return ctl_fail(request, -EINVAL,
+				"'line' is text: a line of the control language, such as 'help'");
 	text = json_object_get_string(line);
 	if (strlen(text) != (size_t)json_object_get_string_len(line))
 		return ctl_fail(request, -EINVAL, "'line' has a NUL character");
-	rc = control_run(overlay, text, request->file, &result, request->error, sizeof(request->error));
+	rc = control_run(overlay, text, request->file, &result, request->error,
+			 sizeof(request->error));
 	if (!rc)
 		ctl_answer(request, result);
 	return rc;

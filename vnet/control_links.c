@@ -59,8 +59,11 @@ int word_link_del(struct control_call *call)
 		return 0;
 	control_loop(call, del_run, &visit);
 	if (visit.rc == -ENOENT)
-		return control_fail(call, visit.rc, "there is no link '%.80s': link list shows all", call->argv[0]);
+		return control_fail(call, visit.rc, "there is no link '%.80s': link list shows all",
+				    call->argv[0]);
 	if (visit.rc)
-		return control_fail(call, visit.rc, "'%.80s' is no link but an interface, which stays", call->argv[0]);
+		return control_fail(call, visit.rc,
+				    "'%.80s' is no link but an interface, which stays",
+				    call->argv[0]);
 	return 0;
 }

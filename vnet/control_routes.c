@@ -2,11 +2,10 @@
 /*
  * The words about routes
  *
- * Theory of operation: overlay->routes is what the user asked for, in order. A change makes a new list beside it,
- * compiles that (routes_build()) on the calling thread, and has the data loop swap the pointer to the table;
- * then the new list takes the old one's place. So a failure on the way leaves both as they were.
- *
- * A struct route is filled from zero, padding included, so that routes compare as memory.
+ * Theory of operation: overlay->routes is what the user asked for, in order. A change makes a new
+ * list beside it, compiles that (routes_build()) on the calling thread, and has the data loop swap
+ * the pointer to the table; then the new list takes the old one's place. So a failure on the way
+ * leaves both as they were.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +29,7 @@ static bool route_ended(const char *word)
 	return !word || !strcmp(word, ";") || !strcmp(word, "}");
 }
 
-/* Each parser takes the words behind its keyword and returns how many it used, or a negative error. */
+/* Each parser takes the words behind its keyword and returns how many it used, or -errno. */
 
 static int parse_pattern(struct control_call *call, char *const *words, struct mac_pattern *pattern)
 {
@@ -76,15 +75,18 @@ static int parse_port(struct control_call *call, const char *word, char name[POR
 static int parse_from(struct control_call *call, char *const *words, struct route *route)
 {
 	if (!strcmp(words[0], "all") || !strcmp(words[0], "drop"))
-		return control_fail(call, -EINVAL, "no frame comes from '%s': write a port's name, any, links or nics",
-				    words[0]);
+		return control_fail(
+		    call, -EINVAL,
+		    "no frame comes from '%s': write a port's name, any, links or nics", words[0]);
 	return strcmp(words[0], "any") ? parse_port(call, words[0], route->in) : 1;
 }
 
 static int parse_to(struct control_call *call, char *const *words, struct route *route)
 {
 	if (!strcmp(words[0], "any"))
-		return control_fail(call, -EINVAL, "no frame goes to 'any': write a port's name, all, links, nics or drop");
+		return control_fail(
+		    call, -EINVAL,
+		    "no frame goes to 'any': write a port's name, all, links, nics or drop");
 	return parse_port(call, words[0], route->out);
 }
 
@@ -94,7 +96,8 @@ static int parse_priority(struct control_call *call, char *const *words, struct 
 
 	route->priority = digits && digits <= 4 && !words[0][digits] ? atoi(words[0]) : 0;
 	if (route->priority < 1 || route->priority > PRIORITY_MAX)
-		return control_fail(call, -EINVAL, "'%.40s' is no priority: give a number from 1 to %d", words[0],
+		return control_fail(call, -EINVAL,
+				    "'%.40s' is no priority: give a number from 1 to %d", words[0],
 				    PRIORITY_MAX);
 	return 1;
 }
@@ -103,14 +106,15 @@ static const struct {
 	const char *keyword;
 	int (*parse)(struct control_call *call, char *const *words, struct route *route);
 } clauses[] = {
-	{"priority", parse_priority}, {"from", parse_from}, {"src", parse_source},
-	{"dst", parse_destination},   {"to", parse_to},
+    {"priority", parse_priority}, {"from", parse_from}, {"src", parse_source},
+    {"dst", parse_destination},	  {"to", parse_to},
 };
 
 #define CLAUSES (sizeof(clauses) / sizeof(clauses[0]))
 
 /* Take one clause at *words and step behind it. @given: those of before. */
-static int parse_clause(struct control_call *call, char *const **words, struct route *route, unsigned *given)
+static int parse_clause(struct control_call *call, char *const **words, struct route *route,
+			unsigned *given)
 {
 	unsigned i = 0;
 	int used;
@@ -121,7 +125,8 @@ static int parse_clause(struct control_call *call, char *const **words, struct r
 		return control_fail(call, -EINVAL, "'%.40s' is no part of a route: %s", **words,
 				    "[priority N] [from PORT] [src PATTERN] [dst PATTERN] to PORT");
 	if (*given >> i & 1)
-		return control_fail(call, -EINVAL, "'%s' stands twice in one route: remove one", **words);
+		return control_fail(call, -EINVAL, "'%s' stands twice in one route: remove one",
+				    **words);
 	*given |= 1u << i;
 	if (route_ended((*words)[1]))
 		return control_fail(call, -EINVAL, "'%s' needs a value", **words);
@@ -138,7 +143,7 @@ static int route_parse(struct control_call *call, char *const **words, struct ro
 	unsigned given = 0;
 	int rc = 0;
 
-	memset(route, 0, sizeof(*route));
+	*route = (struct route){0};
 	while (!rc && !route_ended(**words))
 		rc = parse_clause(call, words, route, &given);
 	if (!rc && !*route->out)
@@ -153,18 +158,21 @@ static int route_argument(struct control_call *call, struct route *route)
 	int rc = route_parse(call, &at, route);
 
 	if (!rc && *at)
-		rc = control_fail(call, -EINVAL, "'%s' belongs to route replace: give one route", *at);
+		rc = control_fail(call, -EINVAL, "'%s' belongs to route replace: give one route",
+				  *at);
 	return rc;
 }
 
 static void pattern_print(const struct mac_pattern *pattern, char text[MAC_TEXT_MAX + 4])
 {
-	static const char *const names[] = {[MAC_ANY] = "any", [MAC_NONE] = "none", [MAC_NOT] = "not "};
+	static const char *const names[] = {
+	    [MAC_ANY] = "any", [MAC_NONE] = "none", [MAC_NOT] = "not "};
 	char mac[MAC_TEXT_MAX] = "";
 
 	if (pattern->match == MAC_EXACT || pattern->match == MAC_NOT)
 		mac_print(pattern->mac, mac);
-	snprintf(text, MAC_TEXT_MAX + 4, "%s%s", pattern->match == MAC_EXACT ? "" : names[pattern->match], mac);
+	snprintf(text, MAC_TEXT_MAX + 4, "%s%s",
+		 pattern->match == MAC_EXACT ? "" : names[pattern->match], mac);
 }
 
 void route_print(const struct route *route, char text[ROUTE_TEXT_MAX])
@@ -175,8 +183,9 @@ void route_print(const struct route *route, char text[ROUTE_TEXT_MAX])
 		snprintf(priority, sizeof(priority), "priority %d ", route->priority);
 	pattern_print(&route->source, source);
 	pattern_print(&route->destination, destination);
-	snprintf(text, ROUTE_TEXT_MAX, "%s%s%s%ssrc %s dst %s to %s", priority, *route->in ? "from " : "", route->in,
-		 *route->in ? " " : "", source, destination, route->out);
+	snprintf(text, ROUTE_TEXT_MAX, "%s%s%s%ssrc %s dst %s to %s", priority,
+		 *route->in ? "from " : "", route->in, *route->in ? " " : "", source, destination,
+		 route->out);
 }
 
 /* --- lists ---------------------------------------------------------------------------------- */
@@ -186,7 +195,8 @@ static int list_add(struct control_call *call, struct route_list *list, const st
 	struct route *bigger;
 
 	if (list->count == ROUTES_MAX)
-		return control_fail(call, -E2BIG, "there are %u routes already: remove one first", ROUTES_MAX);
+		return control_fail(call, -E2BIG, "there are %u routes already: remove one first",
+				    ROUTES_MAX);
 	if (list->count == list->room) {
 		bigger = realloc(list->routes, (2 * list->room + 16) * sizeof(*bigger));
 		if (!bigger)
@@ -198,12 +208,33 @@ static int list_add(struct control_call *call, struct route_list *list, const st
 	return 0;
 }
 
+static int pattern_compare(const struct mac_pattern *a, const struct mac_pattern *b)
+{
+	return a->match != b->match ? (int)a->match - (int)b->match
+				    : memcmp(a->mac, b->mac, sizeof(a->mac));
+}
+
+/* For qsort(); 0 for the same route. */
+static int route_compare(const void *left, const void *right)
+{
+	const struct route *a = left, *b = right;
+	int order = pattern_compare(&a->destination, &b->destination);
+
+	if (!order)
+		order = pattern_compare(&a->source, &b->source);
+	if (!order)
+		order = a->priority - b->priority;
+	if (!order)
+		order = strcmp(a->in, b->in);
+	return order ? order : strcmp(a->out, b->out);
+}
+
 /* Position of a route in the list, or its length. */
 static size_t list_find(const struct route_list *list, const struct route *route)
 {
 	size_t i = 0;
 
-	while (i < list->count && memcmp(&list->routes[i], route, sizeof(*route)) != 0)
+	while (i < list->count && route_compare(&list->routes[i], route) != 0)
 		i++;
 	return i;
 }
@@ -221,28 +252,24 @@ static int list_copy(struct control_call *call, struct route_list *copy)
 	return 0;
 }
 
-static int route_order(const void *a, const void *b)
-{
-	return memcmp(*(const struct route *const *)a, *(const struct route *const *)b, sizeof(struct route));
-}
-
 /* Refuse a list in which a route stands twice. */
 static int list_check(struct control_call *call, const struct route_list *list)
 {
-	const struct route **sorted = calloc(list->count + 1, sizeof(*sorted));
+	struct route *sorted = calloc(list->count + 1, sizeof(*sorted));
 	char text[ROUTE_TEXT_MAX];
 	int rc = 0;
 
 	if (!sorted)
 		return control_fail(call, -ENOMEM, "%s", strerror(ENOMEM));
-	for (size_t i = 0; i < list->count; i++)
-		sorted[i] = &list->routes[i];
-	qsort(sorted, list->count, sizeof(*sorted), route_order);
+	if (list->count)
+		memcpy(sorted, list->routes, list->count * sizeof(*sorted));
+	qsort(sorted, list->count, sizeof(*sorted), route_compare);
 	for (size_t i = 1; i < list->count && !rc; i++) {
-		if (route_order(&sorted[i - 1], &sorted[i]) != 0)
+		if (route_compare(&sorted[i - 1], &sorted[i]) != 0)
 			continue;
-		route_print(sorted[i], text);
-		rc = control_fail(call, -EEXIST, "the route '%s' stands there twice: remove one", text);
+		route_print(&sorted[i], text);
+		rc = control_fail(call, -EEXIST, "the route '%s' stands there twice: remove one",
+				  text);
 	}
 	free(sorted);
 	return rc;
@@ -265,7 +292,8 @@ static void swap_run(void *arg)
 /* Compile the routes and have the core take them. */
 static int routes_use(struct overlay *overlay, const struct route_list *list)
 {
-	struct swap swap = {.core = overlay->core, .table = routes_build(list->routes, list->count)};
+	struct swap swap = {.core = overlay->core,
+			    .table = routes_build(list->routes, list->count)};
 
 	if (!swap.table)
 		return -errno;
@@ -361,12 +389,14 @@ static int replace_inline(struct control_call *call, struct route_list *list)
 	if (!rc && !*at)
 		rc = control_fail(call, -EINVAL, "the brace is not closed: end the list with '}'");
 	if (!rc && at[1])
-		rc = control_fail(call, -EINVAL, "'%.40s' stands behind the closing brace: remove it", at[1]);
+		rc = control_fail(call, -EINVAL,
+				  "'%.40s' stands behind the closing brace: remove it", at[1]);
 	return rc;
 }
 
 /* One line of FILE: a route, with or without "route add" before it, or nothing. */
-static int replace_line(struct control_call *call, struct route_list *list, const char *line, size_t len)
+static int replace_line(struct control_call *call, struct route_list *list, const char *line,
+			size_t len)
 {
 	struct control_text text;
 	struct route route;
@@ -381,7 +411,8 @@ static int replace_line(struct control_call *call, struct route_list *list, cons
 	if (text.argc) {
 		rc = route_parse(call, &at, &route);
 		if (!rc && *at)
-			rc = control_fail(call, -EINVAL, "one route stands on a line: remove '%.40s'", *at);
+			rc = control_fail(call, -EINVAL,
+					  "one route stands on a line: remove '%.40s'", *at);
 		if (!rc)
 			rc = list_add(call, list, &route);
 	}
@@ -389,7 +420,8 @@ static int replace_line(struct control_call *call, struct route_list *list, cons
 	return rc;
 }
 
-static int replace_lines(struct control_call *call, struct route_list *list, const char *path, const char *text)
+static int replace_lines(struct control_call *call, struct route_list *list, const char *path,
+			 const char *text)
 {
 	char why[CONTROL_ERROR_MAX];
 	unsigned number = 0;
@@ -420,7 +452,8 @@ static int replace_file(struct control_call *call, struct route_list *list)
 	rc = control_text_read(fd, &text);
 	close(fd);
 	if (rc)
-		return control_fail(call, rc, "cannot read '%.200s': %s", path, control_text_remedy(rc));
+		return control_fail(call, rc, "cannot read '%.200s': %s", path,
+				    control_text_remedy(rc));
 	rc = replace_lines(call, list, path, text);
 	free(text);
 	return rc;
@@ -433,7 +466,8 @@ int word_route_replace(struct control_call *call)
 	int rc;
 
 	if (!braces && call->argc > 1)
-		return control_fail(call, -EINVAL, "write %s %s", call->word->name, call->word->arguments);
+		return control_fail(call, -EINVAL, "write %s %s", call->word->name,
+				    call->word->arguments);
 	rc = braces ? replace_inline(call, &list) : replace_file(call, &list);
 	if (!rc)
 		rc = list_check(call, &list);

@@ -2,10 +2,10 @@
 /*
  * The words that show something
  *
- * Theory of operation: what is shown belongs to the data loop. A visit there copies as much as is quickly copied
- * into memory that was made ready, and never makes JSON, which takes much longer; the asking thread does that.
- * Lists whose length is known only there (addresses learnt, the matrix) are visited twice: to count, then to copy
- * at most as many as there is now room for.
+ * Theory of operation: what is shown belongs to the data loop. A visit there copies as much as is
+ * quickly copied into memory that was made ready, and never makes JSON, which takes much longer;
+ * the asking thread does that. Lists whose length is known only there (addresses learnt, the
+ * matrix) are visited twice: to count, then to copy at most as many as there is now room for.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -20,7 +20,8 @@
 #define PORT_CHUNK     32u    /* ports read in one visit */
 #define ROWS_SLACK     64u    /* may come between the two visits */
 #define TRACE_TEXT_MAX 16384u /* bytes */
-#define TRACE_FRAME    60u    /* bytes of a frame made of addresses: the shortest on a wire, less its checksum */
+#define TRACE_FRAME                                                                                \
+	60u /* bytes of a frame made of addresses: the shortest on a wire, less its checksum */
 #define LOCAL_EXPERIMENT 0x88b5 /* EtherType, IEEE 802, 9.2.4 */
 
 static uint64_t now_ns(void)
@@ -54,12 +55,12 @@ struct port_visit {
 static void row_read(struct port_row *row, const struct port *port)
 {
 	*row = (struct port_row){
-		.type = port->ops->type,
-		.kind = port->kind,
-		.mtu = port->mtu,
-		.offloads = port->offloads,
-		.counters = port->counters,
-		.has_status = port->ops->status != NULL,
+	    .type = port->ops->type,
+	    .kind = port->kind,
+	    .mtu = port->mtu,
+	    .offloads = port->offloads,
+	    .counters = port->counters,
+	    .has_status = port->ops->status != NULL,
 	};
 	memcpy(row->name, port->name, sizeof(row->name));
 	if (port->ops->status)
@@ -97,7 +98,7 @@ static void add_counters(struct json_object *o, const struct port_counters *c)
 static void add_link(struct json_object *o, const struct port_row *row)
 {
 	static const char *const states[] = {
-		[LINK_DOWN] = "down", [LINK_PLAIN] = "plain", [LINK_UP] = "up"};
+	    [LINK_DOWN] = "down", [LINK_PLAIN] = "plain", [LINK_UP] = "up"};
 	const struct link_status *status = &row->status;
 	uint64_t since = status->since_ns ? now_ns() - status->since_ns : 0;
 
@@ -114,7 +115,11 @@ static struct json_object *offloads_json(uint32_t offloads)
 	static const struct {
 		uint32_t bit;
 		const char *name;
-	} names[] = {{PORT_CSUM, "csum"}, {PORT_TSO4, "tso4"}, {PORT_TSO6, "tso6"}, {PORT_USO, "uso"}, {PORT_ECN, "ecn"}};
+	} names[] = {{PORT_CSUM, "csum"},
+		     {PORT_TSO4, "tso4"},
+		     {PORT_TSO6, "tso6"},
+		     {PORT_USO, "uso"},
+		     {PORT_ECN, "ecn"}};
 	struct json_object *list = json_object_new_array();
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -283,7 +288,8 @@ static struct row *row_next(struct rows *rows)
 	return i < rows->room ? &rows->rows[i] : NULL;
 }
 
-static void mac_visit(void *context, const uint8_t mac[FRAME_MAC_SIZE], const struct port *port, uint64_t age_ns)
+static void mac_visit(void *context, const uint8_t mac[FRAME_MAC_SIZE], const struct port *port,
+		      uint64_t age_ns)
 {
 	struct row *row = row_next(context);
 
@@ -302,8 +308,8 @@ static void macs_read(void *arg)
 	core_macs(rows->core, mac_visit, rows);
 }
 
-static void pair_visit(void *context, const uint8_t source[FRAME_MAC_SIZE], const uint8_t destination[FRAME_MAC_SIZE],
-		       uint64_t frames, uint64_t bytes)
+static void pair_visit(void *context, const uint8_t source[FRAME_MAC_SIZE],
+		       const uint8_t destination[FRAME_MAC_SIZE], uint64_t frames, uint64_t bytes)
 {
 	struct row *row = row_next(context);
 
@@ -394,7 +400,7 @@ struct trace {
 	uint8_t *bytes;
 	size_t len;
 	bool no_port;
-	size_t used; /* of text */
+	size_t used;		   /* of text */
 	char text[TRACE_TEXT_MAX]; /* lines, each ended by NUL */
 };
 
@@ -414,7 +420,8 @@ static void trace_run(void *arg)
 	struct trace *trace = arg;
 	struct port *port = control_port(trace->overlay, trace->port);
 	const struct iovec iov = {.iov_base = trace->bytes, .iov_len = trace->len};
-	struct frame frame = {.iov = &iov, .iovcnt = 1, .len = (uint32_t)trace->len, .hops = FRAME_HOPS_MAX};
+	struct frame frame = {
+	    .iov = &iov, .iovcnt = 1, .len = (uint32_t)trace->len, .hops = FRAME_HOPS_MAX};
 
 	trace->no_port = !port;
 	memcpy(frame.eth, trace->bytes, sizeof(frame.eth));
@@ -430,12 +437,13 @@ static int trace_hex(struct control_call *call, struct trace *trace)
 	char pair[3] = "";
 
 	trace->len = digits / 2;
-	if (digits % 2 || text[strspn(text, "0123456789abcdefABCDEF")] || trace->len < FRAME_SIZE_MIN ||
-	    trace->len > FRAME_SIZE_MAX)
-		return control_fail(call, -EINVAL,
-				    "'%.40s' is no frame: write its bytes in hexadecimal, at least %u, or dst MAC "
-				    "[src MAC]",
-				    text, FRAME_SIZE_MIN);
+	if (digits % 2 || text[strspn(text, "0123456789abcdefABCDEF")] ||
+	    trace->len < FRAME_SIZE_MIN || trace->len > FRAME_SIZE_MAX)
+		return control_fail(
+		    call, -EINVAL,
+		    "'%.40s' is no frame: write its bytes in hexadecimal, at least %u, or dst MAC "
+		    "[src MAC]",
+		    text, FRAME_SIZE_MIN);
 	trace->bytes = malloc(trace->len);
 	for (size_t i = 0; trace->bytes && i < trace->len; i++) {
 		memcpy(pair, text + 2 * i, 2);
@@ -456,9 +464,11 @@ static int trace_addresses(struct control_call *call, struct trace *trace)
 
 		if (i + 1 == call->argc || (i == 1 ? source : !source) ||
 		    (!source && strcmp(call->argv[i], "dst") != 0))
-			return control_fail(call, -EINVAL, "write %s %s", call->word->name, call->word->arguments);
+			return control_fail(call, -EINVAL, "write %s %s", call->word->name,
+					    call->word->arguments);
 		if (!mac_parse(call->argv[i + 1], eth + (source ? FRAME_MAC_SIZE : 0)))
-			return control_fail(call, -EINVAL, "'%.40s' is no address such as 52:54:00:00:00:01",
+			return control_fail(call, -EINVAL,
+					    "'%.40s' is no address such as 52:54:00:00:00:01",
 					    call->argv[i + 1]);
 	}
 	trace->len = TRACE_FRAME;
@@ -476,7 +486,8 @@ static int trace_act(struct control_call *call, struct trace *trace)
 	trace->port = call->argv[0];
 	control_loop(call, trace_run, trace);
 	if (trace->no_port)
-		return control_fail(call, -ENOENT, "there is no port '%.80s': stats shows all", trace->port);
+		return control_fail(call, -ENOENT, "there is no port '%.80s': stats shows all",
+				    trace->port);
 	call->result = json_object_new_array();
 	for (size_t at = 0; at < trace->used; at += strlen(trace->text + at) + 1)
 		json_object_array_add(call->result, json_object_new_string(trace->text + at));

@@ -15,7 +15,8 @@ static bool is_blank(char c)
 	return c == ' ' || c == '\t';
 }
 
-/* Copy a quoted word; returns behind its closing quote, or NULL if there is none or more follows it. */
+/* Copy a quoted word; returns behind its closing quote, or NULL if there is none or more follows
+ * it. */
 static const char *quoted_copy(const char *at, const char *end, char **to)
 {
 	for (at++; at < end && *at != '"'; at++) {
@@ -58,14 +59,16 @@ static int split_fail(struct control_text *text, char *error, size_t error_size,
 	return -EINVAL;
 }
 
-int control_text_split(struct control_text *text, const char *line, size_t len, char *error, size_t error_size)
+int control_text_split(struct control_text *text, const char *line, size_t len, char *error,
+		       size_t error_size)
 {
 	const char *at = line, *end = line + len;
 	char *to;
 
 	*text = (struct control_text){0};
 	if (!line_is_text(line, len))
-		return split_fail(text, error, error_size, "there is a control character: write plain text");
+		return split_fail(text, error, error_size,
+				  "there is a control character: write plain text");
 	/* Every byte may become a word (";") with its end. */
 	text->memory = malloc(2 * len + 1);
 	text->argv = calloc(len + 1, sizeof(*text->argv));
@@ -83,8 +86,9 @@ int control_text_split(struct control_text *text, const char *line, size_t len, 
 		text->argv[text->argc++] = to;
 		at = *at == '"' ? quoted_copy(at, end, &to) : plain_copy(at, end, &to);
 		if (!at)
-			return split_fail(text, error, error_size,
-					  "a quote stands at the beginning and at the end of a word");
+			return split_fail(
+			    text, error, error_size,
+			    "a quote stands at the beginning and at the end of a word");
 		*to++ = '\0';
 	}
 }
@@ -117,7 +121,10 @@ int control_text_read(int fd, char **text)
 		if (n > 0)
 			used += (size_t)n;
 	} while ((n > 0 && used <= CONTROL_FILE_MAX) || (n < 0 && errno == EINTR));
-	rc = n < 0 ? -errno : used > CONTROL_FILE_MAX ? -EFBIG : memchr(all, '\0', used) ? -EILSEQ : 0;
+	rc = n < 0		       ? -errno
+	     : used > CONTROL_FILE_MAX ? -EFBIG
+	     : memchr(all, '\0', used) ? -EILSEQ
+				       : 0;
 	if (rc)
 		goto out_free;
 	all[used] = '\0';

@@ -17,15 +17,17 @@ struct control_text {
 /**
  * control_text_split - split a line into words.
  *
- * Blanks separate; "..." holds a word with blanks, in which \ stands before " and \; an unquoted ; is a word of its
- * own; an unquoted # where a word would begin ends the line. Control characters are refused.
- * Returns 0, -EINVAL with the reason in @error, or -ENOMEM. When it fails there is nothing to free, yet it may be.
+ * Blanks separate; "..." holds a word with blanks, in which \ stands before " and \; an unquoted ;
+ * is a word of its own; an unquoted # where a word would begin ends the line. Control characters
+ * are refused. Returns 0, -EINVAL with the reason in @error, or -ENOMEM. When it fails there is
+ * nothing to free, yet it may be.
  */
-int control_text_split(struct control_text *text, const char *line, size_t len, char *error, size_t error_size);
+int control_text_split(struct control_text *text, const char *line, size_t len, char *error,
+		       size_t error_size);
 void control_text_free(struct control_text *text);
 
-/* control_text_read - all of a file, ended by NUL, to be freed. 0, -EFBIG past CONTROL_FILE_MAX, -EILSEQ for a
- * file with NUL characters, or another -errno. */
+/* control_text_read - all of a file, ended by NUL, to be freed. 0, -EFBIG past CONTROL_FILE_MAX,
+ * -EILSEQ for a file with NUL characters, or another -errno. */
 int control_text_read(int fd, char **text);
 /* control_text_remedy - what to say of its error. */
 const char *control_text_remedy(int error);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* How a word of the control language is written. For the files of words only; users see control.h. */
+/* How a word of the control language is written. For the files of words; users see control.h. */
 #ifndef WEFT_CONTROL_WORD_H
 #define WEFT_CONTROL_WORD_H
 
@@ -26,7 +26,7 @@ struct overlay {
 	struct links *links;
 	struct capture *capture; /* the data loop's; set and unset under the lock. NULL: none */
 	struct seal_key key;
-	pthread_mutex_t lock;     /* held while a line is run; never taken by the data loop's thread */
+	pthread_mutex_t lock; /* held while a line is run; never taken by the data loop's thread */
 	struct route_list routes; /* under the lock */
 };
 
@@ -36,7 +36,7 @@ struct control_call {
 	const struct control_word *word;
 	char **argv; /* what stands behind the word, NULL at the end */
 	unsigned argc;
-	int file; /* descriptor that stands for the file named, or -1 */
+	int file;   /* descriptor that stands for the file named, or -1 */
 	bool check; /* only say whether the line makes sense */
 	bool batch; /* routes: collect; the caller commits */
 	struct json_object *result;
@@ -45,9 +45,9 @@ struct control_call {
 };
 
 /*
- * A word: "link add". run() parses its arguments, then returns if call->check is set, then acts; it sets
- * call->result if it has something to show (otherwise the answer is an empty object) and returns 0, or
- * control_fail() with nothing changed.
+ * A word: "link add". run() parses its arguments, then returns if call->check is set, then acts; it
+ * sets call->result if it has something to show (otherwise the answer is an empty object) and
+ * returns 0, or control_fail() with nothing changed.
  */
 struct control_word {
 	const char *name;
@@ -60,9 +60,10 @@ struct control_word {
 
 /* control_fail - format "WORD: why and remedy" as the error; returns @err. */
 __attribute__((format(printf, 3, 4))) int control_fail(struct control_call *call, int err,
-							const char *format, ...);
-/* control_open - the file that the line names: what came with the request, or opened with @flags and mode 0600. A
- * descriptor to be closed, or control_fail(). The sandbox refuses to open; weft-ctl therefore sends it along. */
+						       const char *format, ...);
+/* control_open - the file that the line names: what came with the request, or opened with @flags
+ * and mode 0600. A descriptor to be closed, or control_fail(). The sandbox refuses to open;
+ * weft-ctl therefore sends it along. */
 int control_open(struct control_call *call, const char *path, int flags);
 /* control_loop - fn(arg) on the data loop. */
 void control_loop(struct control_call *call, void (*fn)(void *arg), void *arg);

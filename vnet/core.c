@@ -4,7 +4,7 @@
  *
  * core_input() finds for each frame the ports it goes to and then visits each port of the union
  * once, with all frames meant for it, in order: a port gets one send_batch() a batch, or more if
- * frames have to be cut for it.
+ * frames are cut for it and the pieces are more than a batch.
  *
  * Where a flow (ingress, source, destination) goes is decided by decide(), from routes, learnt
  * addresses or split horizon, and kept in the flow cache. Everything that may change a decision
@@ -40,6 +40,7 @@
 #include "vnet/route_table.h"
 
 #define REPLIES_MAX 16u /* answers a batch; further questions pass */
+#define CHAIN_END   0xffu
 #define SEGMENTERS  (PORT_TSO4 | PORT_TSO6 | PORT_USO)
 
 struct watch {
@@ -54,13 +55,19 @@ struct reply {
 	uint8_t bytes[NEIGHBOUR_REPLY_MAX];
 };
 
-/* A batch on its way: frame i goes to port[i], or to the ports of sets[set[i]]. */
+/*
+ * A batch on its way: frame i goes to port[i], or to the ports of sets[set[i]]. Without any sets,
+ * what goes to a port is also chained, from first[port] by next[], or else a batch to 64 ports
+ * would be searched 64 times.
+ */
 struct batch {
 	uint64_t now;
 	unsigned n, set_count, reply_count;
 	struct frame *frames[FRAME_BATCH_MAX];
 	uint16_t port[FRAME_BATCH_MAX]; /* index, or FLOW_MANY */
 	uint8_t set[FRAME_BATCH_MAX];
+	uint8_t next[FRAME_BATCH_MAX];			     /* or CHAIN_END */
+	uint8_t first[CORE_PORTS_MAX], last[CORE_PORTS_MAX]; /* of ports in any */
 	struct port_set sets[FRAME_BATCH_MAX];
 	struct port_set any; /* the union */
 	struct reply replies[REPLIES_MAX];
@@ -359,6 +366,20 @@ static bool hop_count(const struct core *core, struct port *in, struct frame *fr
 	return port_set_count(set, &first);
 }
 
+/* The next frame goes to this port alone. */
+static void batch_chain(struct batch *batch, unsigned port)
+{
+	const uint8_t i = (uint8_t)batch->n;
+
+	if (port_set_has(&batch->any, port))
+		batch->next[batch->last[port]] = i;
+	else
+		batch->first[port] = i;
+	port_set_add(&batch->any, port);
+	batch->last[port] = i;
+	batch->next[i] = CHAIN_END;
+}
+
 /* Take a frame into the batch, or drop it. */
 static void batch_add(struct core *core, struct batch *batch, const struct flow_key *key,
 		      struct port *in, struct frame *frame)
@@ -382,7 +403,7 @@ static void batch_add(struct core *core, struct batch *batch, const struct flow_
 		port_set_join(&batch->any, set);
 		batch->set[batch->n] = (uint8_t)batch->set_count++;
 	} else {
-		port_set_add(&batch->any, port);
+		batch_chain(batch, port);
 	}
 	batch->frames[batch->n] = frame;
 	batch->port[batch->n] = port;
@@ -473,61 +494,57 @@ static void port_emit(struct core *core, struct port *port, struct frame *const 
 	port->ops->send_batch(port, frames, n);
 }
 
-/* Cut a frame for a port that cannot take it as it is. */
-static void port_split(struct core *core, struct port *port, const struct frame *frame)
-{
-	struct offload_split *split = core->worker.split;
-	struct frame *pieces[FRAME_BATCH_MAX];
-	unsigned n;
-
-	offload_split_start(split, frame);
-	n = offload_split_next(split, pieces, FRAME_BATCH_MAX);
-	if (!n) {
-		port->counters.drops[DROP_OFFLOAD]++;
-		return;
-	}
-	core->worker.counters.split++;
-	for (; n; n = offload_split_next(split, pieces, FRAME_BATCH_MAX))
-		port_emit(core, port, pieces, n);
-}
-
-/* Send frames of which some may need what the port cannot do, in order. */
+/* Send frames of which some may need what the port cannot do: that is done here. */
 static void port_send(struct core *core, struct port *port, struct frame *const frames[],
 		      unsigned n)
 {
-	unsigned sent = 0;
+	struct offload_split *split = core->worker.split;
+	struct frame *pieces[FRAME_BATCH_MAX];
+	unsigned unfinished = 0, failed;
 
-	for (unsigned i = 0; i < n; i++) {
-		if (!(offload_needs(frames[i]) & ~port->offloads))
-			continue;
-		if (sent < i)
-			port_emit(core, port, frames + sent, i - sent);
-		port_split(core, port, frames[i]);
-		sent = i + 1;
+	for (unsigned i = 0; i < n; i++)
+		unfinished += !!(offload_needs(frames[i]) & ~port->offloads);
+	if (!unfinished) {
+		port_emit(core, port, frames, n);
+		return;
 	}
-	if (sent < n)
-		port_emit(core, port, frames + sent, n - sent);
+	offload_split_batch(split, frames, n, port->offloads);
+	while ((n = offload_split_next(split, pieces, FRAME_BATCH_MAX)))
+		port_emit(core, port, pieces, n);
+	failed = offload_split_failed(split);
+	port->counters.drops[DROP_OFFLOAD] += failed;
+	core->worker.counters.split += unfinished - failed;
 }
 
-/* Give a port its frames of the batch. */
+/* The frames of the batch that a port is to be given. */
+static unsigned batch_collect(const struct batch *batch, unsigned port, struct frame *frames[])
+{
+	unsigned n = 0;
+
+	if (!batch->set_count) {
+		for (unsigned i = batch->first[port]; i != CHAIN_END; i = batch->next[i])
+			frames[n++] = batch->frames[i];
+		return n;
+	}
+	for (unsigned i = 0; i < batch->n; i++)
+		if (batch->port[i] == port || (batch->port[i] == FLOW_MANY &&
+					       port_set_has(&batch->sets[batch->set[i]], port)))
+			frames[n++] = batch->frames[i];
+	return n;
+}
+
 static void batch_send(struct core *core, const struct batch *batch, const struct port *in,
 		       struct port *port)
 {
 	struct frame *frames[FRAME_BATCH_MAX];
-	unsigned n = 0, joined;
+	unsigned n = batch_collect(batch, port->index, frames), joined;
 
-	for (unsigned i = 0; i < batch->n; i++)
-		if (batch->port[i] == port->index ||
-		    (batch->port[i] == FLOW_MANY &&
-		     port_set_has(&batch->sets[batch->set[i]], port->index)))
-			frames[n++] = batch->frames[i];
 	if (n > 1 && in->kind == PORT_LINK && (port->offloads & SEGMENTERS)) {
 		joined = offload_merge_batch(core->worker.merge, frames, n, port->offloads);
 		core->worker.counters.merged += n - joined;
 		n = joined;
 	}
-	if (n)
-		port_send(core, port, frames, n);
+	port_send(core, port, frames, n);
 }
 
 /* Answers go back where the questions came from. */

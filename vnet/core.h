@@ -80,7 +80,7 @@ void core_matrix(const struct core *core, void (*visit)(void *context, const uin
 struct core_counters {
 	uint64_t cache_hits, cache_misses;  /* of the flow cache */
 	uint64_t learnt, moved, held, aged, full; /* MAC learning; held: moves not followed, because the address
-						   * flaps; full: not learnt for want of room */
+						   * was still seen where it was; full: not learnt for want of room */
 	uint64_t answered;                  /* ARP and ND questions answered here */
 	uint64_t split, merged;             /* frames cut, frames joined in software */
 	uint64_t batch_size[CORE_HISTOGRAM]; /* frames that came in together */

@@ -2,14 +2,16 @@
 /*
  * The control socket
  *
- * Theory of operation: a client sends a line, a JSON object with a member "command", and gets a line back. One
- * request is answered before the next one is read, and while an answer waits to be read by the client nothing
- * more is taken from it, so that each client costs at most one line and one answer. A line that is too
- * long, or is not JSON, is answered with an error; the former also ends the connection. The commands are one
- * table; a member that a command does not know is an error, so a misspelt option never passes for its default.
+ * Theory of operation: a client sends a line, a JSON object with a member "command", and gets a
+ * line back. One request is answered before the next one is read, and while an answer waits to be
+ * read by the client nothing more is taken from it, so that each client costs at most one line and
+ * one answer. A line that is too long, or is not JSON, is answered with an error; the former also
+ * ends the connection. The commands are one table; a member that a command does not know is an
+ * error, so a misspelt option never passes for its default.
  *
- * A request may bring one descriptor along (SCM_RIGHTS, unix(7)): the file that it names, opened by the client, since
- * the sandbox of this process may not open any. The last one that came counts, and is closed after the request.
+ * A request may bring one descriptor along (SCM_RIGHTS, unix(7)): the file that it names, opened by
+ * the client, since the sandbox of this process may not open any. The last one that came counts,
+ * and is closed after the request.
  *
  * Everything runs on the thread of the loop it was made with.
  */
@@ -30,8 +32,8 @@
 #include "vnet/unix_socket.h"
 
 #define CTL_CLIENTS_MAX 128
-#define CTL_LINE_MAX    65536u /* bytes of a request, newline included */
-#define CTL_JSON_DEPTH  8
+#define CTL_LINE_MAX	65536u /* bytes of a request, newline included */
+#define CTL_JSON_DEPTH	8
 
 struct ctl_client {
 	struct ctl_server *server;
@@ -52,6 +54,7 @@ struct ctl_server {
 	int fd;
 	char *path;
 	struct loop_watch listener;
+	struct loop_timer accept_retry;
 	struct ctl_client *clients[CTL_CLIENTS_MAX];
 };
 
@@ -73,7 +76,8 @@ void ctl_answer(struct ctl_request *request, struct json_object *result)
 	request->result = result;
 }
 
-static const struct ctl_command *command_find(const struct ctl_command *commands, struct json_object *request)
+static const struct ctl_command *command_find(const struct ctl_command *commands,
+					      struct json_object *request)
 {
 	struct json_object *name;
 
@@ -91,7 +95,8 @@ static int command_unknown(const struct ctl_command *commands, struct ctl_reques
 	int used = snprintf(request->error, sizeof(request->error), "unknown command: known are");
 
 	for (; commands->name; commands++)
-		used += snprintf(request->error + used, sizeof(request->error) - (size_t)used, " %s", commands->name);
+		used += snprintf(request->error + used, sizeof(request->error) - (size_t)used,
+				 " %s", commands->name);
 	return -EINVAL;
 }
 
@@ -108,7 +113,8 @@ static int command_run(const struct ctl_server *server, struct ctl_request *requ
 	{
 		(void)value;
 		if (strcmp(key, "command") && (!command->member || strcmp(key, command->member)))
-			return ctl_fail(request, -EINVAL, "the request has a member that this command does not know");
+			return ctl_fail(request, -EINVAL,
+					"the request has a member that this command does not know");
 	}
 	return command->run(server->context, request);
 }
@@ -171,7 +177,8 @@ static void client_answer(struct ctl_client *client, const char *error, struct j
 		json_add_text(answer, "error", error);
 	else
 		json_object_object_add(answer, "result", json_object_get(result));
-	text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	text = json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN |
+							  JSON_C_TO_STRING_NOSLASHESCAPE);
 	client->reply_start = 0;
 	client->reply_size = strlen(text) + 1;
 	client->reply = malloc(client->reply_size);
@@ -230,7 +237,8 @@ static void client_serve(struct ctl_client *client)
 	/* Wait for what is missing: room for the answer, or more of the request. */
 	if ((client->watch.events == POLLOUT) != !!client->reply) {
 		loop_unwatch(&client->watch);
-		loop_watch(client->server->loop, &client->watch, client->fd, client->reply ? POLLOUT : POLLIN);
+		loop_watch(client->server->loop, &client->watch, client->fd,
+			   client->reply ? POLLOUT : POLLIN);
 	}
 }
 
@@ -241,12 +249,13 @@ static ssize_t client_receive(struct ctl_client *client)
 		struct cmsghdr align;
 		char bytes[CMSG_LEN(sizeof(int))];
 	} control;
-	struct iovec iov = {.iov_base = client->line + client->used, .iov_len = CTL_LINE_MAX - client->used};
+	struct iovec iov = {.iov_base = client->line + client->used,
+			    .iov_len = CTL_LINE_MAX - client->used};
 	struct msghdr message = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = CMSG_LEN(sizeof(int)),
+	    .msg_iov = &iov,
+	    .msg_iovlen = 1,
+	    .msg_control = &control,
+	    .msg_controllen = CMSG_LEN(sizeof(int)),
 	};
 	ssize_t n = recvmsg(client->fd, &message, MSG_CMSG_CLOEXEC);
 	const struct cmsghdr *header = n >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
@@ -302,7 +311,7 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 {
 	static const char full[] = "{\"ok\":false,\"error\":\"too many clients\"}\n";
 	struct ctl_server *server = watch->context;
-	int fd = accept4(server->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = unix_accept(watch, &server->accept_retry);
 	unsigned i = 0;
 
 	(void)revents;
@@ -318,15 +327,16 @@ static void listener_ready(struct loop_watch *watch, uint32_t revents)
 	close(fd);
 }
 
-int ctl_server_create(struct loop *loop, const char *path, const struct ctl_command *commands, void *context,
-		      struct ctl_server **made)
+int ctl_server_create(struct loop *loop, const char *path, const struct ctl_command *commands,
+		      void *context, struct ctl_server **made)
 {
 	struct ctl_server *server = calloc(1, sizeof(*server));
 	int rc = -ENOMEM;
 
 	if (!server)
 		return rc;
-	*server = (struct ctl_server){.loop = loop, .commands = commands, .context = context, .path = strdup(path)};
+	*server = (struct ctl_server){
+	    .loop = loop, .commands = commands, .context = context, .path = strdup(path)};
 	if (!server->path)
 		goto out_free;
 	server->fd = rc = unix_listen(path);
@@ -352,6 +362,7 @@ void ctl_server_destroy(struct ctl_server *server)
 	if (!server)
 		return;
 	loop_unwatch(&server->listener);
+	loop_disarm(&server->accept_retry);
 	close(server->fd);
 	unlink(server->path);
 	for (unsigned i = 0; i < CTL_CLIENTS_MAX; i++)

@@ -12,8 +12,8 @@ struct loop;
 
 /* What a client asks, and the answer to it. */
 struct ctl_request {
-	struct json_object *json;   /* the request, an object */
-	int file;                   /* a descriptor that came with it, or -1; the server closes it */
+	struct json_object *json; /* the request, an object */
+	int file;		  /* a descriptor that came with it, or -1; the server closes it */
 	struct json_object *result; /* of a success: an empty object to fill, or see ctl_answer() */
 	char error[CTL_ERROR_MAX];  /* of a failure */
 };
@@ -26,18 +26,21 @@ struct ctl_command {
 };
 
 /* ctl_fail - format the reason; returns @err. */
-__attribute__((format(printf, 3, 4))) int ctl_fail(struct ctl_request *request, int err, const char *format, ...);
+__attribute__((format(printf, 3, 4))) int ctl_fail(struct ctl_request *request, int err,
+						   const char *format, ...);
 /* ctl_answer - have @result, which is taken over, instead of the object. */
 void ctl_answer(struct ctl_request *request, struct json_object *result);
 
 /**
  * ctl_server_create - listen on a path, mode 0600.
- * @commands: those it knows, with a name of NULL at the end; it runs them with @context on @loop's thread
+ * @commands: those it knows, with a name of NULL at the end; it runs them with @context on @loop's
+ * thread
  *
- * Returns 0 or -errno: unix_listen_remedy() has words for it. All functions belong to the loop's thread.
+ * Returns 0 or -errno: unix_listen_remedy() has words for it. All functions belong to the loop's
+ * thread.
  */
-int ctl_server_create(struct loop *loop, const char *path, const struct ctl_command *commands, void *context,
-		      struct ctl_server **server);
+int ctl_server_create(struct loop *loop, const char *path, const struct ctl_command *commands,
+		      void *context, struct ctl_server **server);
 /* ctl_server_destroy - close all clients and remove the socket. NULL is fine. */
 void ctl_server_destroy(struct ctl_server *server);
 

@@ -84,8 +84,8 @@ struct eth_interface {
 	struct eth_receiving rx;
 };
 
-/* eth_interface_create - open a socket on an interface, up or down, and put it into the list. 0 or -errno with the
- * message written. */
+/* eth_interface_create - open a socket on an interface, up or down, and put it into the list. 0 or
+ * -errno with the message written. */
 int eth_interface_create(const struct link_env *env, const struct link_spec *spec, const char *name,
 			 struct eth_interface **list, struct eth_interface **interface,
 			 char error[LINK_ERROR_MAX]);
@@ -95,8 +95,8 @@ void eth_interface_fail(struct eth_interface *in, int err);
 
 /* In link_eth.c: the interface went up or down (in->up, in->mtu, in->mac). */
 void eth_peers_update(struct eth_interface *in, const char *why);
-/* A packet has come: the outer header and what follows. @whole: not cut by the kernel. Its memory is valid until
- * eth_batch_end(). */
+/* A packet has come: the outer header and what follows. @whole: not cut by the kernel. Its memory
+ * is valid until eth_batch_end(). */
 void eth_packet_take(struct eth_interface *in, uint8_t *packet, size_t len, bool whole);
 void eth_batch_end(struct eth_interface *in);
 

@@ -4,14 +4,16 @@
  *
  * The packet socket on one interface that all peers behind it share (link_eth.c).
  *
- * Receiving: a ring that the kernel fills (packet(7), PACKET_RX_RING), so that taking a batch needs no system call.
- * It is TPACKET_V2, not V3: V3 holds frames back until a block is full or a timer of at least a millisecond runs
- * out, which is many round trips on a LAN. Packets are handed on where they lie; the slots of a batch go back to the
- * kernel at its end. A slot holds the interface's MTU as it was when the link was made; what is longer is cut by
- * the kernel, and dropped. A filter in the kernel passes nothing but unicast to this host.
+ * Receiving: a ring that the kernel fills (packet(7), PACKET_RX_RING), so that taking a batch needs
+ * no system call. It is TPACKET_V2, not V3: V3 holds frames back until a block is full or a timer
+ * of at least a millisecond runs out, which is many round trips on a LAN. Packets are handed on
+ * where they lie; the slots of a batch go back to the kernel at its end. A slot holds the
+ * interface's MTU as it was when the link was made; what is longer is cut by the kernel, and
+ * dropped. A filter in the kernel passes nothing but unicast to this host.
  *
- * That the interface goes down shows as an error of the socket, which stays bound; a timer looks again, every second
- * at most. If the interface was removed and is there again under its name, the socket is bound to it anew.
+ * That the interface goes down shows as an error of the socket, which stays bound; a timer looks
+ * again, every second at most. If the interface was removed and is there again under its name, the
+ * socket is bound to it anew.
  *
  * Everything runs on the loop's thread.
  */
@@ -34,7 +36,7 @@
 #define PACKET_IGNORE_OUTGOING 23
 #endif
 
-#define SOCKET_BUFFER  (4 << 20) /* bytes, to send; the kernel may give less */
+#define SOCKET_BUFFER  (4 << 20)  /* bytes, to send; the kernel may give less */
 #define RING_SIZE      (4u << 20) /* bytes, unless that were less than RING_SLOTS_MIN */
 #define RING_SLOTS_MIN 64u
 #define SLOT_SIZE_MIN  2048u
@@ -73,8 +75,9 @@ static bool batch_receive(struct eth_interface *in)
 		eth_packet_take(in, (uint8_t *)header + header->tp_mac, header->tp_snaplen,
 				header->tp_snaplen == header->tp_len);
 	}
-	if (n)
-		eth_batch_end(in);
+	if (!n)
+		return false;
+	eth_batch_end(in);
 	for (unsigned i = 0; i < n; i++)
 		atomic_store_explicit(slot_status(rx, rx->next + i), TP_STATUS_KERNEL,
 				      memory_order_release);
@@ -279,8 +282,8 @@ void eth_interface_destroy(struct eth_interface *in)
 	free(in);
 }
 
-int eth_interface_create(const struct link_env *env, const struct link_spec *spec,
-			 const char *name, struct eth_interface **list, struct eth_interface **interface,
+int eth_interface_create(const struct link_env *env, const struct link_spec *spec, const char *name,
+			 struct eth_interface **list, struct eth_interface **interface,
 			 char error[LINK_ERROR_MAX])
 {
 	struct eth_interface *in = calloc(1, sizeof(*in));
@@ -309,4 +312,3 @@ int eth_interface_create(const struct link_env *env, const struct link_spec *spe
 	*interface = in;
 	return 0;
 }
-

@@ -32,8 +32,8 @@ struct flow_cache;
 /* flow_cache_create - NULL with errno ENOMEM. */
 struct flow_cache *flow_cache_create(void);
 void flow_cache_destroy(struct flow_cache *cache);
-/* flow_cache_find - the entry where a flow is or may be put; it is there if key and generation say
- * so. */
+/* flow_cache_find - the entry where a flow is, if its key and generation say so, or is to be put.
+ */
 struct flow *flow_cache_find(struct flow_cache *cache, const uint64_t key[2]);
 
 #endif

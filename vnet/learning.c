@@ -7,9 +7,10 @@
  * that a flood of invented addresses costs the flooder's own destinations and not those of others.
  *
  * An address that is seen here and there in turn is a loop, a duplicate, or somebody who wants its
- * frames. A migration moves once. After LEARNING_MOVES moves within LEARNING_WINDOW_NS the address
- * is held where it is for LEARNING_HOLD_NS: the moves are counted and not followed, and the flow
- * cache is left in peace.
+ * frames. One that moved is silent where it was. So an address stays where it is as long as it is
+ * seen there, and is followed only once it was silent for LEARNING_STAY_NS: in a loop the copy that
+ * came first, by the shortest way, decides, and whoever invents another's address gets nothing
+ * while that other one talks.
  */
 #include <stdlib.h>
 
@@ -20,9 +21,7 @@
 struct learnt {
 	struct aged_entry aged;
 	uint32_t port;
-	uint32_t moves;	    /* in this window */
-	uint64_t window_ns; /* when it began */
-	uint64_t held_until_ns;
+	uint64_t here_ns; /* last seen at the port; aged.seen_ns is not kept up that closely */
 };
 
 struct learning {
@@ -62,28 +61,20 @@ static bool learn(struct learning *learning, uint64_t source, unsigned port, uin
 		return false;
 	}
 	new->port = port;
-	new->window_ns = now;
+	new->here_ns = now;
 	learning->counters->learnt++;
 	return true;
 }
 
-/* The address shows up elsewhere: follow it, unless it does so too often. */
+/* The address shows up elsewhere: follow it, if it has left. */
 static bool follow(struct learning *learning, struct learnt *known, unsigned port, uint64_t now)
 {
-	if (now < known->held_until_ns) {
-		learning->counters->held++;
-		return false;
-	}
-	if (now - known->window_ns >= LEARNING_WINDOW_NS) {
-		known->window_ns = now;
-		known->moves = 0;
-	}
-	if (++known->moves > LEARNING_MOVES) {
-		known->held_until_ns = now + LEARNING_HOLD_NS;
+	if (now - known->here_ns < LEARNING_STAY_NS) {
 		learning->counters->held++;
 		return false;
 	}
 	known->port = port;
+	known->here_ns = now;
 	learning->counters->moved++;
 	aged_table_touch(learning->macs, known, now);
 	return true;
@@ -100,6 +91,7 @@ bool learning_see(struct learning *learning, uint64_t source, unsigned port, uin
 		return learn(learning, source, port, now);
 	if (known->port != port)
 		return follow(learning, known, port, now);
+	known->here_ns = now;
 	aged_table_touch(learning->macs, known, now);
 	return false;
 }

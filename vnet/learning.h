@@ -8,10 +8,8 @@
 #define LEARNING_MACS	8192u			     /* more are not learnt */
 #define LEARNING_AGE_NS (UINT64_C(300) * 1000000000) /* IEEE 802.1Q, 8.8.3: the default */
 
-/* An address that moves this often within the window stays where it is for the hold time. */
-#define LEARNING_MOVES	   5u
-#define LEARNING_WINDOW_NS UINT64_C(1000000000)
-#define LEARNING_HOLD_NS   (UINT64_C(5) * 1000000000)
+#define LEARNING_STAY_NS                                                                           \
+	(UINT64_C(200) * 1000000) /* seen at its port this short ago, it does not move */
 
 #define LEARNING_NOWHERE UINT32_MAX
 
@@ -31,7 +29,7 @@ bool learning_age(struct learning *learning, uint64_t now);
 unsigned learning_find(const struct learning *learning, uint64_t mac);
 /* learning_forget - forget all addresses behind a port. */
 void learning_forget(struct learning *learning, unsigned port);
-/* learning_visit - every address that is alive; @at of the port. */
+/* learning_visit - visit every address that is alive. */
 void learning_visit(const struct learning *learning, uint64_t now,
 		    void (*visit)(void *context, uint64_t mac, unsigned port, uint64_t age_ns),
 		    void *context);

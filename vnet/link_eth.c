@@ -2,23 +2,25 @@
 /*
  * Theory of operation
  *
- * Links over raw Ethernet, for hosts of one LAN that want neither IP nor UDP in between: an outer Ethernet header with
- * EtherType 0x6558, the Geneve header, the frame. A packet is a peer's by its outer source address. The socket
- * and its ring are eth_interface.c's.
+ * Links over raw Ethernet, for hosts of one LAN that want neither IP nor UDP in between: an outer
+ * Ethernet header with EtherType 0x6558, the Geneve header, the frame. A packet is a peer's by its
+ * outer source address. The socket and its ring are eth_interface.c's.
  *
- * With each peer there is a session (session.h) as over UDP: hello, keepalive, what the peer takes, the largest packet
- * that reaches it. Until it answers frames go out plain. Then a frame crosses with its offload state and hops, and
- * one that is too long in parts.
+ * With each peer there is a session (session.h) as over UDP: hello, keepalive, what the peer takes,
+ * the largest packet that reaches it. Until it answers frames go out plain. Then a frame crosses
+ * with its offload state and hops, and one that is too long in parts.
  *
  *   LINK_PLAIN  the interface is up, the peer has never answered
  *   LINK_UP     it answers
  *   LINK_DOWN   it does not any more, or the interface is down
  *
- * Sending: a batch becomes as few sendmmsg() as fit, each message the headers and behind them the frame's own
- * segments: nothing is copied but by the kernel, once. A transmit ring would be a second copy.
+ * Sending: a batch becomes as few sendmmsg() as fit, each message the headers and behind them the
+ * frame's own segments: nothing is copied but by the kernel, once. A transmit ring would be a
+ * second copy.
  *
- * Ethernet pads what is shorter than 60 bytes and does not say so. A session's message and a part say how long they
- * are; a plain frame of less than 38 bytes just becomes longer, as on any Ethernet.
+ * Ethernet pads what is shorter than 60 bytes and does not say so. A session's message and a part
+ * say how long they are; a plain frame of less than 38 bytes just becomes longer, as on any
+ * Ethernet.
  *
  * There is no sealing here: with a link key these links are refused.
  */
@@ -38,7 +40,8 @@
 #include "vnet/offload.h"
 #include "vnet/session.h"
 
-#define PACKET_MIN     1486u /* bytes that any Ethernet carries behind its header, less a VLAN's or two */
+#define PACKET_MIN                                                                                 \
+	1486u /* bytes that any Ethernet carries behind its header, less a VLAN's or two */
 #define REASSEMBLY_MAX (1u << 20)
 #define REASSEMBLY_NS  500000000ull
 #define OVERHEAD       ((uint32_t)(sizeof(struct geneve_header) + FRAME_HEADER))
@@ -61,7 +64,8 @@ static uint64_t now_ns(void)
 
 /* --- peers by address ---------------------------------------------------------------------- */
 
-/* Only peers that the user named are in the table: no need for a hash that withstands an attacker. */
+/* Only peers that the user named are in the table: no need for a hash that withstands an attacker.
+ */
 static unsigned mac_bucket(const uint8_t mac[ETH_ALEN])
 {
 	return (mac[3] * 31u + mac[4] * 7u + mac[5]) % ETH_PEER_BUCKETS;
@@ -79,7 +83,8 @@ static struct eth_peer *peer_find(const struct eth_interface *in, const uint8_t 
 /* --- sending ------------------------------------------------------------------------------- */
 
 /* The first of @left packets was refused. Returns how many to pass over. */
-static unsigned send_refused(struct eth_peer *peer, int err, unsigned left, enum drop_reason *reason)
+static unsigned send_refused(struct eth_peer *peer, int err, unsigned left,
+			     enum drop_reason *reason)
 {
 	switch (err) {
 	case EINTR:
@@ -104,7 +109,8 @@ static unsigned send_refused(struct eth_peer *peer, int err, unsigned left, enum
 	}
 }
 
-/* Packets @from up to @to are gone; DROP_REASONS: sent. A frame counts once, whatever becomes of its parts. */
+/* Packets @from up to @to are gone; DROP_REASONS: sent. A frame counts once, whatever becomes of
+ * its parts. */
 static void send_count(struct eth_peer *peer, unsigned from, unsigned to, enum drop_reason reason)
 {
 	struct eth_sending *tx = &peer->interface->tx;
@@ -140,8 +146,9 @@ static void send_flush(struct eth_peer *peer)
 }
 
 /* A packet: the headers, and @len bytes from the cursor. */
-static void packet_add(struct eth_peer *peer, struct frame *frame, const struct geneve_extras *extras,
-		       struct iov_cursor *at, uint32_t len, bool last)
+static void packet_add(struct eth_peer *peer, struct frame *frame,
+		       const struct geneve_extras *extras, struct iov_cursor *at, uint32_t len,
+		       bool last)
 {
 	struct eth_sending *tx = &peer->interface->tx;
 	struct iovec *segments = &tx->segments[tx->segments_used];
@@ -176,8 +183,8 @@ static enum drop_reason extras_fill(const struct eth_peer *peer, const struct fr
 	return frame->iovcnt < UIO_MAXIOV ? DROP_REASONS : DROP_OVERSIZE;
 }
 
-static void frame_pack(struct eth_peer *peer, struct frame *frame, const struct geneve_extras *extras,
-		       struct fragment_cut *cut, unsigned parts)
+static void frame_pack(struct eth_peer *peer, struct frame *frame,
+		       const struct geneve_extras *extras, struct fragment_cut *cut, unsigned parts)
 {
 	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
 	struct geneve_extras part;
@@ -505,8 +512,9 @@ static int target_parse(const struct link_spec *spec, char name[IFNAMSIZ], uint8
 				 "\"%s\" is no MAC address: it has the form 02:00:00:00:00:01",
 				 slash + 1);
 	if (mac[0] & 1)
-		return link_fail(error, spec, -EINVAL,
-				 "a peer's MAC address is no group address: its first byte is even");
+		return link_fail(
+		    error, spec, -EINVAL,
+		    "a peer's MAC address is no group address: its first byte is even");
 	return 0;
 }
 
@@ -576,7 +584,7 @@ static int eth_link(const struct link_env *env, const struct link_spec *spec, vo
 	struct endpoint *ep = *endpoint;
 	struct eth_interface *in;
 	char name[IFNAMSIZ];
-	uint8_t mac[ETH_ALEN];
+	uint8_t mac[ETH_ALEN] = {0};
 	int err = target_parse(spec, name, mac, error);
 
 	if (err)

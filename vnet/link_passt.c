@@ -2,20 +2,22 @@
 /*
  * Theory of operation
  *
- * A link to passt(1), which gives a network to the outside without privileges, or to anything else that speaks QEMU's
- * stream protocol (-netdev stream): a Unix stream socket, on which each frame follows its length, four bytes, big
- * endian. No offloads cross it; frames may be long instead.
+ * A link to passt(1), which gives a network to the outside without privileges, or to anything else
+ * that speaks QEMU's stream protocol (-netdev stream): a Unix stream socket, on which each frame
+ * follows its length, four bytes, big endian. No offloads cross it; frames may be long instead.
  *
- * Sending: a batch is one sendmsg(). If the kernel takes only a part, the rest of the frame that was cut is kept
- * (struct tail; there is never more than one), since the stream would be out of step without it, and the frames
- * behind it are dropped as busy. The tail goes first the next time, or when the socket has room.
+ * Sending: a batch is one sendmsg(). If the kernel takes only a part, the rest of the frame that
+ * was cut is kept (struct tail; there is never more than one), since the stream would be out of
+ * step without it, and the frames behind it are dropped as busy. The tail goes first the next time,
+ * or when the socket has room.
  *
- * Receiving: recv() into one buffer, whole frames go to the core where they lie, what is left of the last moves to the
- * front. A length that no frame has cannot be passed over, because it says that the stream is out of step:
- * the link starts anew.
+ * Receiving: recv() into one buffer, whole frames go to the core where they lie, what is left of
+ * the last moves to the front. A length that no frame has cannot be passed over, because it says
+ * that the stream is out of step: the link starts anew.
  *
- * States: DOWN until connected, and again when the other side goes; a timer tries again for ever, with waits from 50
- * ms up to one second. The connection is torn down by a task, never inside send_batch() or core_input().
+ * States: DOWN until connected, and again when the other side goes; a timer tries again for ever,
+ * with waits from 50 ms up to one second. The connection is torn down by a task, never inside
+ * send_batch() or core_input().
  *
  * Everything runs on the loop's thread.
  */
@@ -214,7 +216,8 @@ static void passt_send_batch(struct port *port, struct frame *const frames[], un
 
 /* --- receiving ----------------------------------------------------------------------------- */
 
-/* The next whole frame in the buffer from @at on. Returns its bytes with the length, or 0: not all there. */
+/* The next whole frame in the buffer from @at on. Returns its bytes with the length, or 0: not all
+ * there. */
 static size_t frame_take(struct passt *passt, size_t at, struct frame *frame, struct iovec *payload)
 {
 	uint8_t *data = passt->buffer + at;
@@ -248,8 +251,7 @@ static void buffer_deliver(struct passt *passt)
 	do {
 		n = 0;
 		while (n < FRAME_BATCH_MAX) {
-			size_t size =
-			    frame_take(passt, at, &passt->frames[n], &passt->payloads[n]);
+			size_t size = frame_take(passt, at, &passt->frames[n], &passt->payloads[n]);
 
 			if (!size)
 				break;

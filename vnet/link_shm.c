@@ -2,39 +2,43 @@
 /*
  * Theory of operation
  *
- * VMMs on one host exchange frames through memory. One side listens on a Unix socket (--listen shm://PATH), any
- * number of others connect (--link shm://PATH). On the listening side each becomes a port of its own,
- * shm://PATH#N, where N is the lowest number that is free; a port whose peer is gone stays, is down, and is taken by
- * the next peer that comes, so that routes to it keep their meaning.
+ * VMMs on one host exchange frames through memory. One side listens on a Unix socket (--listen
+ * shm://PATH), any number of others connect (--link shm://PATH). On the listening side each becomes
+ * a port of its own, shm://PATH#N, where N is the lowest number that is free; a port whose peer is
+ * gone stays, is down, and is taken by the next peer that comes, so that routes to it keep their
+ * meaning.
  *
- * The side that connects makes a memfd of fixed size, sealed against shrinking and growing (or else a peer could make
- * us fault), and passes it with its hello. So memory is charged to who asks, and a listener cannot be made to
- * spend any. The listener answers with a hello of its own. Afterwards the socket carries only wake-ups, a byte
- * each, and its end says that the peer is gone, by whatever death. Wake-ups are not eventfds, since an eventfd is one open
- * file for both: a peer could clear O_NONBLOCK on it and so make our read or write block.
+ * The side that connects makes a memfd of fixed size, sealed against shrinking and growing (or else
+ * a peer could make us fault), and passes it with its hello. So memory is charged to who asks, and
+ * a listener cannot be made to spend any. The listener answers with a hello of its own. Afterwards
+ * the socket carries only wake-ups, a byte each, and its end says that the peer is gone, by
+ * whatever death. Wake-ups are not eventfds, since an eventfd is one open file for both: a peer
+ * could clear O_NONBLOCK on it and so make our read or write block.
  *
- * The memory: a page of indices, and two rings of bytes, one for each direction, each mapped twice in a row so
- * that nothing in them wraps. A ring holds records: a header (struct record) with the frame's length and offload state,
- * the frame, padding to RECORD_ALIGN. Heads and tails count bytes and never wrap to anything but 2^32. The producer
- * publishes the head once a batch, the consumer the tail once a batch.
+ * The memory: a page of indices, and two rings of bytes, one for each direction, each mapped twice
+ * in a row so that nothing in them wraps. A ring holds records: a header (struct record) with the
+ * frame's length and offload state, the frame, padding to RECORD_ALIGN. Heads and tails count bytes
+ * and never wrap to anything but 2^32. The producer publishes the head once a batch, the consumer
+ * the tail once a batch.
  *
- * A frame is copied once, into the ring. On the other side the core is given the ring's memory, as it is given guest
- * RAM elsewhere, and the tail moves when core_input() has returned.
+ * A frame is copied once, into the ring. On the other side the core is given the ring's memory, as
+ * it is given guest RAM elsewhere, and the tail moves when core_input() has returned.
  *
- * Sleeping: before it goes to wait, the consumer sets "sleeping" and looks at the head once more; the producer publishes
- * the head and then looks at "sleeping", and only who takes it away sends the byte. All four are sequentially
- * consistent, so one of the two sees the other. A consumer that is at work costs the producer no system call.
+ * Sleeping: before it goes to wait, the consumer sets "sleeping" and looks at the head once more;
+ * the producer publishes the head and then looks at "sleeping", and only who takes it away sends
+ * the byte. All four are sequentially consistent, so one of the two sees the other. A consumer that
+ * is at work costs the producer no system call.
  *
- * The peer is not trusted. Head, tail and record headers are copied to locals and judged there; anything that
- * cannot be ends the connection (FAILED, and from the loop's task on AWAY), which both sides start anew. What is in
- * a frame may change while it is read, as with a guest's.
+ * The peer is not trusted. Head, tail and record headers are copied to locals and judged there;
+ * anything that cannot be ends the connection (FAILED, and from the loop's task on AWAY), which
+ * both sides start anew. What is in a frame may change while it is read, as with a guest's.
  *
  *   AWAY ──connect/accept──► GREETING ──hello──► CARRYING
  *    ▲                          │ HELLO_NS          │ end of the socket, nonsense in the ring
  *    └── task, then (connecting side) retry ── FAILED ◄┘
  *
- * The connection is torn down by a task of its own, never inside send_batch(): the core may be half way through a batch
- * that lies in the ring. Everything runs on the loop's thread.
+ * The connection is torn down by a task of its own, never inside send_batch(): the core may be half
+ * way through a batch that lies in the ring. Everything runs on the loop's thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -167,7 +171,8 @@ static void record_write(struct half *out, const struct frame *frame)
 	out->head += record_size(frame->len);
 }
 
-/* Show the peer what was written, and wake it if it sleeps. A full socket means that it is being woken. */
+/* Show the peer what was written, and wake it if it sleeps. A full socket means that it is being
+ * woken. */
 static void out_publish(struct shm_peer *peer)
 {
 	struct shm_ring *ring = peer->out.shared;
@@ -241,7 +246,8 @@ static uint32_t frame_take(struct shm_peer *peer, unsigned i, uint32_t used)
 	return record_size(record.len);
 }
 
-/* Take up to a batch of records and give their frames to the core. False: the ring was empty, or the link failed. */
+/* Take up to a batch of records and give their frames to the core. False: the ring was empty, or
+ * the link failed. */
 static bool batch_receive(struct shm_peer *peer)
 {
 	struct half *in = &peer->in;
@@ -638,6 +644,7 @@ static struct shm_peer *peer_create(const struct link_env *env)
 	peer->port.ops = &shm_ops;
 	peer->port.kind = PORT_LINK;
 	peer->port.mtu = FRAME_SIZE_MAX - FRAME_HEADER;
+	peer->status.path_mtu = peer->port.mtu;
 	peer->port.offloads = env->offload ? PORT_OFFLOADS : 0;
 	peer->watch.ready = peer_ready;
 	peer->watch.context = peer;

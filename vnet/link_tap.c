@@ -2,20 +2,23 @@
 /*
  * Theory of operation
  *
- * A link to the host's own network: a tap interface, or a macvtap. A tap that is not there yet is made, where we
- * may; it goes when we close it.
+ * A link to the host's own network: a tap interface, or a macvtap. A tap that is not there yet is
+ * made, where we may; it goes when we close it.
  *
- * The kernel gives and takes one frame a system call. What makes up for it is the virtio-net header in front of each
- * (IFF_VNET_HDR): frames of 64 KiB with offload state, both ways. With gso=off there is none of it, every frame
- * is plain and at most as long as the interface's MTU says; that is for comparisons.
+ * The kernel gives and takes one frame a system call. What makes up for it is the virtio-net header
+ * in front of each (IFF_VNET_HDR): frames of 64 KiB with offload state, both ways. With gso=off
+ * there is none of it, every frame is plain and at most as long as the interface's MTU says; that
+ * is for comparisons.
  *
- * Frames are read into buffers that are reused from the first on, up to a batch, until there are no more; the
- * descriptor is watched level-triggered. Writing gathers the header and the frame's own segments.
+ * Frames are read into buffers that are reused from the first on, up to a batch, until there are no
+ * more; the descriptor is watched level-triggered. Writing gathers the header and the frame's own
+ * segments.
  *
- * States: UP while the interface is up, else DOWN. That it goes down shows in an error of read or write, after which a
- * timer looks again, every second at most: a tap that was removed is taken again when it is there again under its
- * name, by the same descriptor (it is not made anew: whoever removed it meant that). A macvtap's
- * descriptor is of no more use when its interface is gone; a new one is opened.
+ * States: UP while the interface is up, else DOWN. That it goes down shows in an error of read or
+ * write, after which a timer looks again, every second at most: a tap that was removed is taken
+ * again when it is there again under its name, by the same descriptor (it is not made anew: whoever
+ * removed it meant that). A macvtap's descriptor is of no more use when its interface is gone; a
+ * new one is opened.
  *
  * Everything runs on the loop's thread.
  */
@@ -85,13 +88,23 @@ struct tap {
 	struct frame frames[RECEIVE_BATCH];
 };
 
+static void tap_down(struct tap *tap, int err)
+{
+	const char *why = strerror(err);
+
+	if (err == EIO || err == ENETDOWN)
+		why = "the interface is down";
+	else if (err == EBADFD || err == ENODEV)
+		why = "the interface is gone";
+	link_state_set(&tap->status, LINK_DOWN, why);
+}
+
 /* Stop, and look again later; from anywhere. */
 static void tap_fail(struct tap *tap, int err)
 {
 	if (tap->status.state == LINK_DOWN)
 		return;
-	link_state_set(&tap->status, LINK_DOWN,
-		       err == EIO || err == ENETDOWN ? "the interface is down" : strerror(err));
+	tap_down(tap, err);
 	loop_defer(tap->env.loop, &tap->mend);
 }
 
@@ -144,8 +157,7 @@ static void tap_send_batch(struct port *port, struct frame *const frames[], unsi
 
 	port->counters.batches++;
 	for (unsigned i = 0; i < n; i++) {
-		int reason =
-		    tap->status.state == LINK_UP ? frame_write(tap, frames[i]) : DROP_DOWN;
+		int reason = tap->status.state == LINK_UP ? frame_write(tap, frames[i]) : DROP_DOWN;
 
 		if (reason)
 			port->counters.drops[reason]++;
@@ -156,7 +168,8 @@ static void tap_send_batch(struct port *port, struct frame *const frames[], unsi
 
 /* --- receiving ----------------------------------------------------------------------------- */
 
-/* Make the @len bytes in buffer @i a frame. Returns false when they are none: dropped and counted. */
+/* Make the @len bytes in buffer @i a frame. Returns false when they are none: dropped and counted.
+ */
 static bool frame_take(struct tap *tap, unsigned i, size_t len)
 {
 	uint8_t *data = tap->memory + (size_t)i * RECEIVE_BUFFER;
@@ -323,8 +336,7 @@ static bool tap_attached(const struct tap *tap)
 	struct ifreq request = {0};
 
 	return tap->fd >= 0 && !ioctl(tap->fd, TUNGETIFF, &request) &&
-	       !strcmp(request.ifr_name, tap->interface) &&
-	       (!tap->macvtap || interface_index(tap));
+	       !strcmp(request.ifr_name, tap->interface) && (!tap->macvtap || interface_index(tap));
 }
 
 /* Take the interface again if it was removed and is back. */
@@ -353,8 +365,10 @@ static void tap_expired(struct loop_timer *timer)
 
 	if (!err)
 		err = tap_start(tap);
-	if (err)
-		link_retry(tap->env.loop, &tap->timer, &tap->delay_ns);
+	if (!err)
+		return;
+	tap_down(tap, -err);
+	link_retry(tap->env.loop, &tap->timer, &tap->delay_ns);
 }
 
 static void tap_mend(struct loop_task *task)
@@ -408,7 +422,8 @@ static int memory_make(struct tap *tap)
 	return 0;
 }
 
-/* An interface that is there and is no tap of /dev/net/tun may be a macvtap, which has a device of its own. */
+/* An interface that is there and is no tap of /dev/net/tun may be a macvtap, which has a device of
+ * its own. */
 static bool macvtap_is(const struct tap *tap)
 {
 	int index = interface_index(tap);
@@ -486,7 +501,7 @@ static int tap_link(const struct link_env *env, const struct link_spec *spec, vo
 	tap->timer.expired = tap_expired;
 	tap->timer.context = tap;
 	tap->mend.run = tap_mend;
-	link_state_set(&tap->status, LINK_DOWN, "the interface is down");
+	link_state_set(&tap->status, LINK_DOWN, NULL);
 	err = tap_open(tap, spec, error);
 	if (!err)
 		err = link_attach(env, spec, &tap->port, error);
@@ -494,8 +509,11 @@ static int tap_link(const struct link_env *env, const struct link_spec *spec, vo
 		tap_close(&tap->port);
 		return err;
 	}
-	if (tap_start(tap))
+	err = tap_start(tap);
+	if (err) {
+		tap_down(tap, -err);
 		link_retry(env->loop, &tap->timer, &tap->delay_ns);
+	}
 	*port = &tap->port;
 	return 0;
 }

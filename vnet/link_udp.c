@@ -17,7 +17,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -306,8 +305,8 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 	static const char *const of_links[] = {"name", "plain", NULL};
 	struct udp_endpoint **at = (struct udp_endpoint **)endpoint;
 	union socket_address sa;
-	enum udp_encap encap;
-	unsigned spread;
+	enum udp_encap encap = UDP_GENEVE;
+	unsigned spread = SPREAD_DEFAULT;
 	int err = options_refuse(spec, of_links, "a link", error);
 
 	if (!err)
@@ -329,12 +328,11 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 static void endpoint_close(struct udp_endpoint *ep)
 {
 	loop_unwatch(&ep->watch);
-	while (ep->peers) {
-		struct port *port = &ep->peers->port;
-
-		if (port->core)
-			core_detach(port->core, port);
-		udp_close(port);
+	for (struct udp_peer *peer = ep->peers, *next; peer; peer = next) {
+		next = peer->next;
+		if (peer->port.core)
+			core_detach(peer->port.core, &peer->port);
+		udp_close(&peer->port);
 	}
 	udp_sockets_close(ep);
 	endpoint_free(ep);
@@ -414,7 +412,7 @@ static int link_open(const struct link_env *env, const struct link_spec *spec, v
 	static const char *const of_listeners[] = {"spread", NULL};
 	struct udp_endpoint *ep = NULL;
 	union socket_address sa;
-	enum udp_encap encap;
+	enum udp_encap encap = UDP_GENEVE;
 	bool plain = false;
 	int err = options_refuse(spec, of_listeners, "a listener", error);
 
@@ -446,45 +444,6 @@ const struct link_type link_udp = {
     .endpoint_destroy = endpoint_destroy,
     .endpoint_counters = endpoint_counters,
 };
-
-/* --- for who has no list of links ---------------------------------------------------------- */
-
-static int spec_make(struct link_spec *spec, char text[LINK_ERROR_MAX], const char *option,
-		     const char *target, char *error)
-{
-	snprintf(text, LINK_ERROR_MAX, "udp://%s", target);
-	*spec = (struct link_spec){.option = option, .text = text, .scheme = "udp"};
-	if (strlen(target) >= sizeof(spec->target))
-		return link_fail(error, spec, -EINVAL, "the host's name is too long");
-	strcpy(spec->target, target);
-	return 0;
-}
-
-int udp_endpoint_create(struct loop *loop, struct core *core, const char *listen, uint32_t vni,
-			struct udp_endpoint **endpoint, char error[UDP_ERROR_MAX])
-{
-	const struct link_env env = {.loop = loop, .core = core, .vni = vni, .offload = true};
-	char text[LINK_ERROR_MAX];
-	struct link_spec spec;
-	void *made = NULL;
-	int err = spec_make(&spec, text, "--listen", listen ? listen : "", error);
-
-	if (!err)
-		err = endpoint_listen(&env, &spec, &made, error);
-	*endpoint = made;
-	return err;
-}
-
-int udp_endpoint_add_peer(struct udp_endpoint *ep, const char *text, struct port **port,
-			  char error[UDP_ERROR_MAX])
-{
-	char url[LINK_ERROR_MAX];
-	struct link_spec spec;
-	void *endpoint = ep;
-	int err = spec_make(&spec, url, "--link", text, error);
-
-	return err ? err : link_open(&ep->env, &spec, &endpoint, port, error);
-}
 
 uint16_t udp_endpoint_local_port(const struct udp_endpoint *ep)
 {

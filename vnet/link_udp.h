@@ -33,19 +33,9 @@
 
 struct udp_endpoint;
 
-#define UDP_ERROR_MAX LINK_ERROR_MAX
-
-/* udp_endpoint_create - listen at "ADDR:PORT", "ADDR", ":PORT", or NULL for any address, in Geneve
- * and with no key: link_udp.listen() for who has only that. 0, -EINVAL or another -errno. */
-int udp_endpoint_create(struct loop *loop, struct core *core, const char *listen, uint32_t vni,
-			struct udp_endpoint **endpoint, char error[UDP_ERROR_MAX]);
-/* udp_endpoint_destroy - detach and close the ports left, close the sockets; before the core or
- * after it. NULL is fine. */
+/* udp_endpoint_destroy - detach and close the ports left, close the sockets; before the core or after
+ * it. NULL is fine. */
 void udp_endpoint_destroy(struct udp_endpoint *ep);
-/* udp_endpoint_add_peer - attach a link to "HOST:PORT" or "HOST": link_udp.open(). */
-int udp_endpoint_add_peer(struct udp_endpoint *ep, const char *text, struct port **port,
-			  char error[UDP_ERROR_MAX]);
-
 /* udp_endpoint_local_port - the UDP port it listens on, host byte order. */
 uint16_t udp_endpoint_local_port(const struct udp_endpoint *ep);
 /*

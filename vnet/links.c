@@ -2,13 +2,13 @@
 /*
  * Theory of operation
  *
- * What the user wrote becomes a struct link_spec here, once and strictly: an unknown scheme or option, an
- * option given twice or without a value is refused with a line that says what there is instead. The type
- * that the scheme names does the rest.
+ * What the user wrote becomes a struct link_spec here, once and strictly: an unknown scheme or
+ * option, an option given twice or without a value is refused with a line that says what there is
+ * instead. The type that the scheme names does the rest.
  *
- * A link is known by its type and target, whatever its name: the same one twice is refused. (Types compare what
- * two spellings can mean: a host by address and by name.) Ports that a listener makes for peers that come by
- * themselves belong to the type's endpoint, not to the list here.
+ * A link is known by its type and target, whatever its name: the same one twice is refused. (Types
+ * compare what two spellings can mean: a host by address and by name.) Ports that a listener makes
+ * for peers that come by themselves belong to the type's endpoint, not to the list here.
  *
  * All of it runs on the loop's thread, or while no thread runs the loop.
  */
@@ -207,9 +207,9 @@ int link_name(const struct link_spec *spec, char name[PORT_NAME_MAX], char error
 			: snprintf(name, PORT_NAME_MAX, "%s://%s", spec->scheme, spec->target);
 
 	if (len >= PORT_NAME_MAX)
-		return link_fail(error, spec, -EINVAL,
-				 "the name is too long: give one of up to %u bytes by name=",
-				 PORT_NAME_MAX - 1);
+		return link_fail(
+		    error, spec, -EINVAL,
+		    "the name is too long: give one of up to %u bytes by name=", PORT_NAME_MAX - 1);
 	if (name[strspn(name, NAME_CHARS)])
 		return link_fail(error, spec, -EINVAL,
 				 "\"%c\" cannot be in a name: give another by name=",
@@ -390,7 +390,8 @@ void links_remove(struct links *links, struct port *port)
 }
 
 void links_counters(const struct links *links,
-		    void (*visit)(void *context, const char *scheme, const struct port_counters *counters),
+		    void (*visit)(void *context, const char *scheme,
+				  const struct port_counters *counters),
 		    void *context)
 {
 	for (size_t i = 0; i < TYPES; i++) {

@@ -7,16 +7,22 @@
  * name, and the question goes no further: with 1,000 machines on an overlay most broadcasts are
  * such questions.
  *
- * A wrong answer is worse than none, so there are none
- * - to who probes for a duplicate (sender 0.0.0.0 or ::) or announces itself (sender = target):
- * everybody must hear;
- * - to who asks one machine alone (it checks whether that is alive);
+ * A wrong answer is worse than none. So there are none
+ *
+ * - to who probes for a duplicate (sender 0.0.0.0 or ::): everybody must hear it;
+ *
+ * - to who announces itself: it is behind the port the question came from, see below;
+ *
+ * - to who asks one machine alone: it checks whether that is alive;
+ *
  * - for what was not heard of for NEIGHBOURS_AGE_NS, or by the port the question came from;
- * - for NEIGHBOURS_QUIET_NS after an address changed hands: with a duplicate address nothing is
- * ever answered here;
- * - for IPv6 unless an advertisement was heard, since only that says whether the target is a
- * router, and an answer that says it is none would make it lose its default routes (RFC
- * 4861, 7.2.5). The core asks further whether the target can be reached by who asks.
+ *
+ * - for NEIGHBOURS_QUIET_NS after an address changed hands: a duplicate is never answered for;
+ *
+ * - for IPv6 before an advertisement was heard. Only that says whether the target is a router, and
+ *   one that is said to be none is no longer a default router (RFC 4861, 7.2.5);
+ *
+ * - if who asks cannot reach the target, which the core knows.
  *
  * Frames with a VLAN tag, with a checksum still to be filled, malformed or not quite usual ones are
  * neither learnt from nor answered: they pass. An advertisement made here has the Override flag

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Theory of operation: an overlay is made before its loop runs, in the order in which its parts need each other: core,
- * key, links, then what the user wants routed. A route may name a port that comes later, so the interfaces are
- * attached by whoever made the overlay, after that. From then on it changes only by control words.
+ * Theory of operation: an overlay is made before its loop runs, in the order in which its parts
+ * need each other: core, key, links, then what the user wants routed. A route may name a port that
+ * comes later, so the interfaces are attached by whoever made the overlay, after that. From then on
+ * it changes only by control words.
  */
 #include "vnet/overlay.h"
 
@@ -15,12 +16,13 @@
 #include "vnet/capture.h"
 #include "vnet/control_word.h"
 
-static int core_make(struct overlay *overlay, const struct overlay_options *options, char error[LINK_ERROR_MAX])
+static int core_make(struct overlay *overlay, const struct overlay_options *options,
+		     char error[LINK_ERROR_MAX])
 {
 	const struct core_options core = {
-		.learn = options->learn,
-		.transit = options->transit,
-		.neighbours = options->neighbours,
+	    .learn = options->learn,
+	    .transit = options->transit,
+	    .neighbours = options->neighbours,
 	};
 
 	overlay->core = core_create(&core);
@@ -40,14 +42,15 @@ static int key_read(struct overlay *overlay, const char *path, char error[LINK_E
 	return rc;
 }
 
-static int links_make(struct overlay *overlay, const struct overlay_options *options, char error[LINK_ERROR_MAX])
+static int links_make(struct overlay *overlay, const struct overlay_options *options,
+		      char error[LINK_ERROR_MAX])
 {
 	const struct link_env env = {
-		.loop = overlay->loop,
-		.core = overlay->core,
-		.vni = options->vni,
-		.offload = options->offload,
-		.key = options->key_file ? &overlay->key : NULL,
+	    .loop = overlay->loop,
+	    .core = overlay->core,
+	    .vni = options->vni,
+	    .offload = options->offload,
+	    .key = options->key_file ? &overlay->key : NULL,
 	};
 	struct port *port;
 	int rc = 0;

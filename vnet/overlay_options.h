@@ -8,7 +8,7 @@
 
 /* overlay_options_init - what holds where nothing is said. */
 void overlay_options_init(struct overlay_options *options);
-/* overlay_options_table - --listen, --link, --vni, --route, --overlay, --key-file and the switches. */
+/* overlay_options_table - --listen, --link, --vni, --route, --overlay, --key-file, switches. */
 struct cmdline_table overlay_options_table(struct overlay_options *options);
 /* overlay_options_links - the kinds of links, for cmdline.more. */
 void overlay_options_links(FILE *out, bool man);

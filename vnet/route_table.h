@@ -38,8 +38,7 @@ struct decision {
 	struct port_set to; /* may have the ingress in it */
 	int score;	    /* of the routes that matched, or SCORE_NO_MATCH */
 	unsigned runs;
-	uint32_t
-	    run[ROUTE_SHAPES]; /* where the routes that take it begin, for route_table_count() */
+	uint32_t run[ROUTE_SHAPES]; /* where those that take it begin */
 };
 
 /* route_name_reserved - does the name mean something other than a port? */

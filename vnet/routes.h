@@ -27,10 +27,11 @@ struct mac_pattern {
  * One route. All routes of the best rank that match receive the frame. Rank, best first: a higher explicit
  * priority; then exact/exact, any/exact destination, exact source/any, those with "not", any/any, "none".
  * (A pattern of "not" or exact on one side with anything else on the other ranks by its better side.)
+ * A route with "none" on a side is a default route whatever its priority, which is among default routes.
  */
 struct route {
 	struct mac_pattern source, destination;
-	char in[PORT_NAME_MAX];  /* only frames from this port; "": any, "links", "nics" */
+	char in[PORT_NAME_MAX];  /* only frames from this port; "": any, "links", "nics" (not "all", "drop") */
 	char out[PORT_NAME_MAX]; /* a port's name, "all" (every port but the ingress), "nics", "links", "drop" */
 	int priority;            /* 0: by rank; otherwise 1..1000, higher is better than any rank */
 };

@@ -33,11 +33,11 @@
 #define PAYLOAD_MIN_V4	 548u  /* RFC 791: every host takes packets of 576 bytes */
 #define PAYLOAD_MIN_V6	 1232u /* RFC 8200, 5: every link carries 1280 */
 #define REASSEMBLY_MAX	 (1u << 20)
-#define REASSEMBLY_NS	 500000000ull
+#define REASSEMBLY_NS	 200000000ull /* parts leave together: none comes much later */
 #define LOSS_WINDOW_NS	 1000000000ull
 #define LOSS_SHARE	 50u
-#define LOSS_PAUSE_NS	 5000000000ull
-#define LOSS_PAUSE_MAX	 80000000000ull
+#define LOSS_PAUSE_NS	 10000000000ull
+#define LOSS_PAUSE_MAX	 320000000000ull
 #define SEGMENT_OFFLOADS ((uint32_t)(PORT_TSO4 | PORT_TSO6 | PORT_USO | PORT_ECN))
 
 uint32_t udp_session_overhead(const struct udp_peer *peer)
@@ -235,6 +235,7 @@ void udp_session_input(struct udp_peer *peer, const void *message, size_t len, u
 		return;
 	}
 	peer->heard = from;
+	session_lost(peer->session, peer->port.counters.drops[DROP_FRAGMENT]);
 	session_observe(peer->session, from);
 	if (!session_message(peer->session, message, len, now_ns))
 		peer->port.counters.drops[DROP_FORMAT]++;

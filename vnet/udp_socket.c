@@ -238,7 +238,7 @@ uint32_t udp_path_payload(const struct udp_endpoint *ep, const struct udp_addres
 			*self = probe_is_self(ep, address);
 	}
 	/* Let go, or the next route would be looked up from the source address of this one. */
-	connect(ep->probe, &nobody, sizeof(nobody));
+	(void)connect(ep->probe, &nobody, sizeof(nobody));
 	if (mtu <= headers)
 		mtu = PATH_MTU;
 	return (mtu < IP_LENGTH ? mtu : IP_LENGTH) - headers;

@@ -2,6 +2,7 @@
 #include "vnet/unix_socket.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -10,7 +11,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LISTEN_BACKLOG 64
+#include "vnet/loop.h"
+
+#define LISTEN_BACKLOG  64
+#define ACCEPT_RETRY_NS 100000000 /* 100 ms */
 
 /* Whether a process listens there; if not, what is there is the rest of one that was killed. */
 static bool address_alive(const struct sockaddr_un *address)
@@ -82,6 +86,27 @@ int unix_listen(const char *path)
 		return fd;
 	close(fd);
 	return rc;
+}
+
+static void accept_again(struct loop_timer *timer)
+{
+	struct loop_watch *listener = timer->context;
+
+	if (loop_watch(timer->loop, listener, listener->fd, POLLIN))
+		loop_arm(timer->loop, timer, ACCEPT_RETRY_NS);
+}
+
+int unix_accept(struct loop_watch *listener, struct loop_timer *retry)
+{
+	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd >= 0 || errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+		return fd;
+	loop_unwatch(listener);
+	retry->expired = accept_again;
+	retry->context = listener;
+	loop_arm(listener->loop, retry, ACCEPT_RETRY_NS);
+	return -1;
 }
 
 const char *unix_listen_remedy(int error)

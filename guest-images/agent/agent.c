@@ -530,6 +530,9 @@ static void polls_serve(struct agent *agent)
 
 	if (polls[POLL_PORT].revents & POLLOUT)
 		port_write(agent);
+	/* Before the commands: nothing else may wake us for what the host tells them, such as the input's end. */
+	if (agent->connected)
+		port_serve(agent, polls[POLL_PORT].revents);
 	if (polls[POLL_SIGNALS].revents)
 		signals_serve(agent);
 	for (int i = 0; i < BUTTONS_MAX; i++) {
@@ -541,8 +544,6 @@ static void polls_serve(struct agent *agent)
 			command_pump(&agent->commands[i], &agent->out,
 				     &polls[POLL_COMMANDS + COMMAND_POLLS * i], agent->scratch);
 	}
-	if (agent->connected)
-		port_serve(agent, polls[POLL_PORT].revents);
 	if (polls[POLL_EVENTS].revents)
 		events_serve(agent);
 }

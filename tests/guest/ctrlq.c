@@ -8,7 +8,6 @@
 #include "nic.h"
 
 #define CTRL_QUEUE 2
-#define WAIT_NS	   2000000000ull
 #define NO_ANSWER  0x55
 #define WANTED                                                                                     \
 	(FEATURE(VIRTIO_NET_F_CTRL_VQ) | FEATURE(VIRTIO_NET_F_CTRL_RX) |                           \
@@ -87,7 +86,7 @@ static uint8_t ctrl_request(const struct segment *segments, unsigned out, volati
 	if (ring_add(&ring, segments, out, 1) < 0)
 		return NO_ANSWER;
 	ring_kick(&ring);
-	return ring_wait(&ring, NULL, WAIT_NS) < 0 ? NO_ANSWER : *ack;
+	return ring_wait(&ring, NULL, PATIENCE_NS) < 0 ? NO_ANSWER : *ack;
 }
 
 static uint8_t command_send(const struct command *command)
@@ -155,7 +154,7 @@ static void test_no_room(void)
 	ring_add(&ring, &segment, 1, 0);
 	ring_kick(&ring);
 	while (!(virtio_status(&net) & VIRTIO_CONFIG_S_NEEDS_RESET) && !ring_pending(&ring) &&
-	       time_ns() - start < WAIT_NS)
+	       time_ns() - start < PATIENCE_NS)
 		cpu_relax();
 	check(virtio_status(&net) & VIRTIO_CONFIG_S_NEEDS_RESET || ring_pending(&ring),
 	      test_name("no room for the answer"), "nothing happens");

@@ -12,7 +12,6 @@
 #define GSO_UDP_L4     5
 #define BUFFER_COUNT   64
 #define BUFFER_BYTES   4096
-#define WAIT_NS	       2000000000ull
 #define QUIET_NS       20000000ull
 
 /* One side: two rings, with receive buffers that a test posts as it likes. */
@@ -72,7 +71,7 @@ static bool send_segments(const struct segment *segments, unsigned count)
 	if (head < 0)
 		return false;
 	ring_kick(&sender.tx);
-	return ring_wait(&sender.tx, NULL, WAIT_NS) == head;
+	return ring_wait(&sender.tx, NULL, PATIENCE_NS) == head;
 }
 
 static bool send_message(uint32_t len)
@@ -86,7 +85,7 @@ static bool send_message(uint32_t len)
 static bool receive_same(uint32_t len)
 {
 	uint32_t written;
-	int head = ring_wait(&receiver.rx, &written, WAIT_NS);
+	int head = ring_wait(&receiver.rx, &written, PATIENCE_NS);
 
 	return head >= 0 && written == NIC_HEADER + len &&
 	       !memcmp(receiver.rx_buffers + head * BUFFER_BYTES + NIC_HEADER, message + NIC_HEADER,
@@ -251,7 +250,7 @@ static bool merged_same(uint32_t len, uint32_t size)
 	uint32_t total = NIC_HEADER + len, at = 0, written, buffers = 0, count = 0;
 
 	for (; at < total; at += written, count++) {
-		int head = ring_wait(&receiver.rx, &written, WAIT_NS);
+		int head = ring_wait(&receiver.rx, &written, PATIENCE_NS);
 		const uint8_t *buffer = receiver.rx_buffers + head * BUFFER_BYTES;
 		uint32_t skip = at ? 0 : NIC_HEADER;
 
@@ -306,7 +305,7 @@ static void test_receive_bad(const char *name, uint32_t len, bool readable)
 	message_make(100, 3);
 	check(send_message(100), name, "the sender is stuck");
 	while (!(virtio_status(&receiver.dev) & VIRTIO_CONFIG_S_NEEDS_RESET) &&
-	       time_ns() - start < WAIT_NS)
+	       time_ns() - start < PATIENCE_NS)
 		cpu_relax();
 	check(virtio_status(&receiver.dev) & VIRTIO_CONFIG_S_NEEDS_RESET, name,
 	      "the receiver does not ask for a reset");
@@ -335,7 +334,7 @@ static void test_reset_midway(void)
 		virtio_reset(&receiver.dev);
 		memset(receiver.rx_buffers, 0xa5, BUFFER_COUNT * BUFFER_BYTES);
 		start = time_ns();
-		while (sender.tx.free_count < sender.tx.size && time_ns() - start < WAIT_NS)
+		while (sender.tx.free_count < sender.tx.size && time_ns() - start < PATIENCE_NS)
 			ring_take(&sender.tx, NULL);
 		for (unsigned i = 0; i < BUFFER_COUNT * BUFFER_BYTES; i++)
 			touched += receiver.rx_buffers[i] != 0xa5;

@@ -33,7 +33,7 @@ static bool arrives(const volatile uint32_t *counter, uint32_t before)
 	uint64_t start = time_ns();
 
 	while (*counter == before)
-		if (time_ns() - start > WORKER_TIMEOUT_NS)
+		if (time_ns() - start > PATIENCE_NS)
 			return false;
 	settle();
 	return *counter == before + 1;
@@ -149,8 +149,7 @@ static void test_timer(void)
 		cpu_idle(seen);
 	timer_start(0, VECTOR_T);
 	ns = time_ns() - start;
-	check(ns > 90000000 && ns < 5000000000, "interrupts/timer", "10 ticks of 10 ms took %lu ns",
-	      ns);
+	check(ns > 90000000, "interrupts/timer", "10 ticks of 10 ms took %lu ns", ns);
 	check(sleeps < 100, "interrupts/asleep", "%u times awake for 10 ticks", sleeps);
 }
 

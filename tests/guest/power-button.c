@@ -7,7 +7,6 @@
 
 #define EVENT_REGISTER 0x605
 #define EVENT_BUTTON   1
-#define WAIT_NS	       10000000000ull
 
 static void timer_interrupt(void *context)
 {
@@ -23,7 +22,7 @@ int main(void)
 	interrupt_handle(VECTOR_FIRST, timer_interrupt, NULL);
 	timer_start(10000000, VECTOR_FIRST);
 	printf("waiting\n");
-	while (!(events = port_read8(EVENT_REGISTER)) && time_ns() - start < WAIT_NS)
+	while (!(events = port_read8(EVENT_REGISTER)) && time_ns() - start < PATIENCE_NS)
 		cpu_idle(interrupts_taken);
 	check(events == EVENT_BUTTON, "power-button/pressed", "the register reads 0x%x", events);
 	check(!port_read8(EVENT_REGISTER), "power-button/cleared", "a read does not clear it");

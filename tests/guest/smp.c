@@ -10,7 +10,6 @@ GUEST_SMP;
 
 #define CPUS_MAX 64
 #define ROUNDS	 1000
-#define WAIT_NS	 10000000000ull
 
 static volatile uint32_t started[CPUS_MAX], stacks[CPUS_MAX];
 static volatile uint32_t counter, finished, answers, wrong_cpu;
@@ -44,7 +43,7 @@ static bool wait_for(const volatile uint32_t *value, uint32_t wanted)
 	uint64_t start = time_ns();
 
 	while (__atomic_load_n(value, __ATOMIC_ACQUIRE) != wanted) {
-		if (time_ns() - start > WAIT_NS)
+		if (time_ns() - start > PATIENCE_NS)
 			return false;
 		cpu_relax();
 	}

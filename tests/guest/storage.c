@@ -12,7 +12,6 @@
 #define SECTOR	   512
 #define DISK_BYTES (1u << 20)
 #define CHUNK	   65536u
-#define WAIT_NS	   5000000000ull
 #define NO_ANSWER  0xff
 
 struct disk {
@@ -48,7 +47,7 @@ static uint8_t disk_request(struct disk *disk, uint32_t type, uint64_t at, void 
 	if (ring_add(&disk->ring, segments, in ? 1 : count, in ? count : 1) < 0)
 		return NO_ANSWER;
 	ring_kick(&disk->ring);
-	if (ring_wait(&disk->ring, NULL, WAIT_NS) < 0)
+	if (ring_wait(&disk->ring, NULL, PATIENCE_NS) < 0)
 		return NO_ANSWER;
 	return status;
 }
@@ -100,7 +99,7 @@ static void test_pieces(struct disk *disk)
 	pattern_fill(chunk, SECTOR, 7 * SECTOR);
 	ring_add(&disk->ring, segments, 2, 4);
 	ring_kick(&disk->ring);
-	check(ring_wait(&disk->ring, &written, WAIT_NS) >= 0 && !status, "storage/pieces",
+	check(ring_wait(&disk->ring, &written, PATIENCE_NS) >= 0 && !status, "storage/pieces",
 	      "status %u", status);
 	check(!memcmp(back, chunk, SECTOR), "storage/pieces data", "differ");
 	check(written == SECTOR + 1, "storage/bytes written", "%u", written);
@@ -125,7 +124,7 @@ static void test_depth(struct disk *disk)
 	}
 	ring_kick(&disk->ring);
 	for (unsigned i = 0; i < 16; i++)
-		bad += ring_wait(&disk->ring, NULL, WAIT_NS) < 0;
+		bad += ring_wait(&disk->ring, NULL, PATIENCE_NS) < 0;
 	for (unsigned i = 0; i < 16; i++) {
 		pattern_fill(chunk, CHUNK, 100 * i * SECTOR / CHUNK * CHUNK);
 		bad += statuses[i] != 0 ||

@@ -97,7 +97,7 @@ class Peers(Topology):
 
     def memory(self, number):
         """Resident KiB of a guest's process, its RAM left out."""
-        pid = json.loads(self.ctl(number, "--json", "status").stdout)["pid"]
+        pid = self.words(number, "status")["pid"]
         with open(f"/proc/{pid}/status", encoding="ascii") as status:
             fields = dict(line.split(":") for line in status)
         return int(fields["RssAnon"].split()[0])
@@ -105,7 +105,8 @@ class Peers(Topology):
     def test_shared_memory_peer_killed(self):
         """The peer on the same host dies at any moment, either end, and returns."""
         self.build({"10.0.0": (["a"], 1500)})
-        vms = {1: self.guest("a", 1, "--link", "shm://pair"), 2: self.guest("a", 2, "--link", "shm://pair")}
+        ends = {1: ("--listen", "shm://pair"), 2: ("--link", "shm://pair")}
+        vms = {1: self.guest("a", 1, *ends[1]), 2: self.guest("a", 2, *ends[2])}
         for victim, other in ((2, 1), (1, 2), (2, 1)):
             with self.subTest(f"{victim}"):
                 self.wait_reaches(1, 2)
@@ -113,7 +114,7 @@ class Peers(Topology):
                 time.sleep(1)
                 vms[victim].process.kill()
                 vms[victim].wait()
-                vms[victim] = self.guest("a", victim, "--link", "shm://pair")
+                vms[victim] = self.guest("a", victim, *ends[victim])
                 self.wait_reaches(victim, other)
                 self.hashed(other, victim)
 

@@ -16,20 +16,18 @@ import tempfile
 import threading
 
 from tap import Output
-from weft import EXIT_GUEST, ROOT, WEFT, WEFT_OPTIONS, guest, have_kvm
+from weft import EXIT_GUEST, LIMIT, ROOT, WEFT, WEFT_OPTIONS, guest, have_kvm
 
 DIRECTIVE = re.compile(r"^// ([a-z-]+): (.*)$", re.M)
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|runtime error:|WARNING: ThreadSanitizer")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-# A sanitizer makes the VMM slower, not the guest.
-PATIENCE = int(os.environ.get("WEFT_PATIENCE", "1"))
 
 
 class Case:
     def __init__(self, path):
         self.name = os.path.basename(path)[:-2]
         self.options, self.expected, self.actions = [], [], []
-        self.status, self.timeout = 0, 20
+        self.status = 0
         with open(path, encoding="utf-8") as file:
             for word, value in DIRECTIVE.findall(file.read()):
                 self.directive(word, value.strip())
@@ -44,8 +42,6 @@ class Case:
         elif word == "on-output":
             text, action = value.split(" => ")
             self.actions.append((text, getattr(signal, action)))
-        elif word == "timeout":
-            self.timeout = int(value)
         else:
             raise ValueError(f"{self.name}: unknown directive '{word}'")
 
@@ -86,7 +82,7 @@ def case_run(case, directory):
             late.set()
             process.kill()
 
-        timer = threading.Timer(case.timeout * PATIENCE, give_up)
+        timer = threading.Timer(LIMIT, give_up)
         timer.start()
         lines = lines_read(case, process)
         status = process.wait()
@@ -98,7 +94,7 @@ def case_run(case, directory):
 def fault_find(case, lines, errors, status):
     """What is wrong with how the guest ended, or an empty string."""
     if status is None:
-        return f"still running after {case.timeout * PATIENCE} s"
+        return f"still running after {LIMIT} s"
     # Checks that failed have been told of; the status that follows from them is no failure of its own.
     failed = any(line.startswith("not ok") for line in lines)
     if status != case.status and not (failed and status > EXIT_GUEST):

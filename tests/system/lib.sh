@@ -79,7 +79,7 @@ have_kvm() { [ -r /dev/kvm ] && [ -w /dev/kvm ]; }
 
 # Sets $kernel and $initrd to the tty image's; fails if they are not built.
 linux_find() {
-	kernel=${WEFT_KERNEL:-$("$root/guest-images/kernel/build" --path --auto)}/vmlinux
+	kernel=${WEFT_KERNEL:-$("$root/guest-images/kernel/build" --path --auto)}/bzImage
 	initrd=$("$root/guest-images/tty/build" --path)
 	[ -r "$kernel" ] && [ -r "$initrd" ]
 }

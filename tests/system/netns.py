@@ -62,6 +62,7 @@ class Underlay:
             ip("-n", self.name(switch), "link", "set", f"to-{host}", "master", "br0", "up")
             ip("-n", self.name(host), "addr", "add", f"{subnet}.{self.number(host)}/24", "dev", device)
             ip("-n", self.name(host), "link", "set", device, "up")
+            ip("-n", self.name(host), "route", "add", "default", "via", f"{subnet}.254", check=False)  # the first one stays
 
     @staticmethod
     def number(host):

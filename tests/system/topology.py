@@ -57,7 +57,7 @@ class Topology(VmTest):
 
     def words(self, number, *words):
         """The answer to some words, as JSON."""
-        return json.loads(self.ctl(number, "--json", *words).stdout)
+        return json.loads(self.ctl(number, *words, "--json").stdout)
 
     def port(self, number, name):
         """The counters of a port, by the beginning of its name."""

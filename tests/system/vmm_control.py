@@ -3,13 +3,14 @@
 """The control socket, and clients that behave badly."""
 import json
 import os
+import resource
 import socket
 import subprocess
 import threading
 import time
 
 import tap
-from weft import (STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT_CTL, Control, VmTest, needs_kvm,
+from weft import (LIMIT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT_CTL, Control, VmTest, needs_kvm,
                   wait_for)
 
 LINE_MAX = 65536
@@ -19,8 +20,8 @@ LINE_MAX = 65536
 class ControlSocket(VmTest):
     def setUp(self):
         super().setUp()
-        self.vm = self.endless("--ctl", "ctl", "--console", "off")
-        self.control().close()
+        self.vm = self.endless("--ctl", "ctl")
+        self.vm.wait_output("ready")
 
     def tearDown(self):
         """Whatever was done to it, the VM still answers, ends when told to, and leaves nothing."""
@@ -132,7 +133,7 @@ class ControlSocket(VmTest):
                 self.assertTrue(other.request("status")["ok"])
 
     def test_hundred_clients(self):
-        before = self.vm.steady_descriptors()
+        before = self.vm.descriptors()
         clients = [self.control() for _ in range(100)]
         for client in clients:
             client.send(b'{"command":"status"}\n')
@@ -165,7 +166,7 @@ class ControlSocket(VmTest):
             return answer and answer["ok"]
 
     def test_thousand_connections(self):
-        before = self.vm.steady_descriptors()
+        before = self.vm.descriptors()
         for number in range(1000):
             with self.control() as control:
                 if number % 3 == 0:
@@ -175,22 +176,23 @@ class ControlSocket(VmTest):
         wait_for(lambda: self.vm.descriptors() == before)
 
     def test_commands_during_shutdown(self):
-        stop = threading.Event()
+        stop, answers = threading.Event(), []
 
         def pester():
             while not stop.is_set():
                 try:
-                    with Control(self.path("ctl"), 5) as control:
+                    with Control(self.path("ctl")) as control:
                         while not stop.is_set() and control.request("stats"):
                             control.request("pause")
                             control.request("resume")
+                            answers.append(True)
                 except OSError:
                     time.sleep(0.001)
 
         threads = [threading.Thread(target=pester) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        wait_for(lambda: len(answers) > 20)
         with self.control() as control:
             control.request("stop", force=True)
         status = self.vm.wait()
@@ -209,12 +211,39 @@ class ControlSocket(VmTest):
 
 
 @needs_kvm
+class Descriptors(VmTest):
+    """Connections for which the VM has no descriptors left: they wait, and do not keep it busy."""
+
+    def cpu_seconds(self, vm):
+        with open(f"/proc/{vm.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def test_run_out(self):
+        vm = self.endless("--ctl", "ctl", "--agent", "agent", "--console", "unix:console")
+        with self.control() as control:
+            control.request("status")
+            highest = max(int(name) for name in os.listdir(f"/proc/{vm.pid}/fd"))
+            resource.prlimit(vm.pid, resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
+            waiting = [Control(self.path(name)) for name in ("ctl", "agent", "console") for _ in range(5)]
+            before = self.cpu_seconds(vm)
+            time.sleep(1)
+            self.assertLess(self.cpu_seconds(vm) - before, 0.2, "it does not spin")
+            self.assertTrue(control.request("status")["ok"])
+        for client in waiting:
+            client.close()
+        with self.control() as control:
+            self.assertTrue(control.request("stop", force=True)["ok"], "connections are taken again")
+        self.assertEqual(vm.wait(), STATUS_KILLED)
+
+
+@needs_kvm
 class ControlProgram(VmTest):
     """weft-ctl, where no agent is needed."""
 
     def ctl(self, *arguments):
         return subprocess.run([WEFT_CTL, *arguments], cwd=self.dir, capture_output=True, text=True, check=False,
-                              timeout=40)
+                              timeout=LIMIT)
 
     def test_commands(self):
         vm = self.endless("--ctl", "ctl")

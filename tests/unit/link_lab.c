@@ -18,10 +18,12 @@ static uint8_t pattern(uint32_t seq, uint32_t at)
 
 /* --- frames -------------------------------------------------------------------------------- */
 
-/* The addresses are plain unicast ones; from the EtherType on the bytes follow from @seq, which stands there. */
+/* The addresses are plain unicast ones; from the EtherType on the bytes follow from @seq, which
+ * stands there. */
 void lab_frame(struct lab_frame *f, uint32_t seq, uint32_t len)
 {
-	static const uint8_t header[FRAME_HEADER] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5};
+	static const uint8_t header[FRAME_HEADER] = {2, 0, 0, 0, 0, 2,	  2,
+						     0, 0, 0, 0, 1, 0x88, 0xb5};
 
 	memcpy(f->data, header, sizeof(header));
 	for (uint32_t i = FRAME_HEADER; i < len; i++)
@@ -59,7 +61,8 @@ static void nic_send_batch(struct port *port, struct frame *const frames[], unsi
 		uint32_t at = 0;
 
 		for (unsigned k = 0; k < frames[i]->iovcnt; k++) {
-			memcpy(vm->data + at, frames[i]->iov[k].iov_base, frames[i]->iov[k].iov_len);
+			memcpy(vm->data + at, frames[i]->iov[k].iov_base,
+			       frames[i]->iov[k].iov_len);
 			at += frames[i]->iov[k].iov_len;
 		}
 		vm->last = *frames[i];
@@ -302,8 +305,9 @@ bool lab_shell(const char *format, ...)
 /* The second command waits for who is at work on the interface's state. */
 static bool interface_running(void *arg)
 {
-	return lab_shell("ip link show dev %s 2>/dev/null | grep -q 'state UP' && ip link set %s up",
-			 (char *)arg, (char *)arg);
+	return lab_shell(
+	    "ip link show dev %s 2>/dev/null | grep -q 'state UP' && ip link set %s up",
+	    (char *)arg, (char *)arg);
 }
 
 bool lab_until_running(struct loop *loop, const char *interface)

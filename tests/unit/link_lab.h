@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What tests of links have in common: VMs in one process, each a core with an interface that remembers what it
- * gets, on one loop.
+ * What tests of links have in common: VMs in one process, each a core with an interface that
+ * remembers what it gets, on one loop.
  */
 #ifndef WEFT_LINK_LAB_H
 #define WEFT_LINK_LAB_H
@@ -58,13 +58,14 @@ bool lab_until(struct loop *loop, bool (*condition)(void *arg), void *arg);
 bool lab_until_up(struct loop *loop, const struct port *port);
 bool lab_until_down(struct loop *loop, const struct port *port);
 bool lab_until_frames(struct lab_vm *vm, unsigned frames);
-bool lab_until_drop(struct loop *loop, const struct port *port, enum drop_reason reason, uint64_t n);
+bool lab_until_drop(struct loop *loop, const struct port *port, enum drop_reason reason,
+		    uint64_t n);
 /* lab_run - run the loop for a moment, for nothing to happen in. */
 void lab_run(struct loop *loop);
 /* lab_shell - run a command; true if its status is 0. */
 __attribute__((format(printf, 1, 2))) bool lab_shell(const char *format, ...);
-/* lab_until_running - wait until an interface that got its carrier takes what the host sends: the kernel throws
- * it away before. */
+/* lab_until_running - wait until an interface that got its carrier takes what the host sends: the
+ * kernel throws it away before. */
 bool lab_until_running(struct loop *loop, const char *interface);
 /* lab_netns - a network namespace of our own; false: not permitted here. */
 bool lab_netns(void);

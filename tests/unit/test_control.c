@@ -45,7 +45,8 @@ static void close_counted(struct port *port)
 	rig.closed++;
 }
 
-static const struct port_ops fake_ops = {.type = "fake", .send_batch = send_nothing, .close = close_counted};
+static const struct port_ops fake_ops = {
+    .type = "fake", .send_batch = send_nothing, .close = close_counted};
 
 static int create(const struct overlay_options *options)
 {
@@ -68,7 +69,8 @@ static void rig_make(void)
 	rig.loop = loop_create(8);
 	cr_assert_not_null(rig.loop);
 	cr_assert_eq(create(&options), 0, "%s", rig.error);
-	rig.nic = (struct port){.ops = &fake_ops, .kind = PORT_INTERFACE, .name = "nic0", .mtu = 1500};
+	rig.nic =
+	    (struct port){.ops = &fake_ops, .kind = PORT_INTERFACE, .name = "nic0", .mtu = 1500};
 	rig.link = (struct port){.ops = &fake_ops, .kind = PORT_LINK, .name = "peer", .mtu = 1400};
 	cr_assert_eq(core_attach(overlay_core(rig.overlay), &rig.nic), 0);
 	cr_assert_eq(core_attach(overlay_core(rig.overlay), &rig.link), 0);
@@ -101,8 +103,8 @@ static int run_with(const char *line, int file)
 		return rc;
 	}
 	cr_assert_not_null(result);
-	rig.answer = strdup(json_object_to_json_string_ext(result, JSON_C_TO_STRING_PLAIN |
-									     JSON_C_TO_STRING_NOSLASHESCAPE));
+	rig.answer = strdup(json_object_to_json_string_ext(
+	    result, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(result);
 	return 0;
 }
@@ -202,9 +204,24 @@ CONTROL(lines_that_are_no_words)
 CONTROL(number_of_arguments)
 {
 	static const char *const lines[] = {
-		"link add", "link add udp://127.0.0.1:1 x", "link del", "link del a b", "link list x", "route add",
-		"route add to", "route del", "route list x", "route replace", "route replace a b", "mac list x",
-		"matrix x", "stats x", "trace", "trace nic0", "trace nic0 dst", "help me",
+	    "link add",
+	    "link add udp://127.0.0.1:1 x",
+	    "link del",
+	    "link del a b",
+	    "link list x",
+	    "route add",
+	    "route add to",
+	    "route del",
+	    "route list x",
+	    "route replace",
+	    "route replace a b",
+	    "mac list x",
+	    "matrix x",
+	    "stats x",
+	    "trace",
+	    "trace nic0",
+	    "trace nic0 dst",
+	    "help me",
 	};
 
 	for (size_t i = 0; i < COUNT(lines); i++)
@@ -221,8 +238,9 @@ CONTROL(blanks_quotes_and_comments)
 
 CONTROL(help_tells_of_every_word)
 {
-	static const char *const words[] = {"link add", "link del", "link list", "route add", "route del", "route list",
-					    "route replace", "mac list", "matrix", "stats", "trace", "help"};
+	static const char *const words[] = {"link add",	 "link del",   "link list",	"route add",
+					    "route del", "route list", "route replace", "mac list",
+					    "matrix",	 "stats",      "trace",		"help"};
 	char member[64];
 
 	good("help");
@@ -238,22 +256,22 @@ CONTROL(help_tells_of_every_word)
 static const struct {
 	const char *written, *printed;
 } routes_good[] = {
-	{"to all", "src any dst any to all"},
-	{"to drop", "src any dst any to drop"},
-	{"src any dst any to nics", "src any dst any to nics"},
-	{"dst " MAC_A " to links", "src any dst " MAC_A " to links"},
-	{"src " MAC_A " to peer", "src " MAC_A " dst any to peer"},
-	{"dst not " MAC_A " src not " MAC_B " to peer",
-	 "src not 52:54:00:00:00:0b dst not " MAC_A " to peer"},
-	{"dst none to peer", "src any dst none to peer"},
-	{"from any to peer", "src any dst any to peer"},
-	{"from links to nics", "from links src any dst any to nics"},
-	{"from nics to links", "from nics src any dst any to links"},
-	{"from peer to udp://10.0.0.2:6081", "from peer src any dst any to udp://10.0.0.2:6081"},
-	{"priority 1 to all", "priority 1 src any dst any to all"},
-	{"to peer dst ff:ff:ff:ff:ff:ff from nic0 priority 1000 src 00:00:00:00:00:00",
-	 "priority 1000 from nic0 src 00:00:00:00:00:00 dst ff:ff:ff:ff:ff:ff to peer"},
-	{"to \"a port\"", "src any dst any to a port"},
+    {"to all", "src any dst any to all"},
+    {"to drop", "src any dst any to drop"},
+    {"src any dst any to nics", "src any dst any to nics"},
+    {"dst " MAC_A " to links", "src any dst " MAC_A " to links"},
+    {"src " MAC_A " to peer", "src " MAC_A " dst any to peer"},
+    {"dst not " MAC_A " src not " MAC_B " to peer",
+     "src not 52:54:00:00:00:0b dst not " MAC_A " to peer"},
+    {"dst none to peer", "src any dst none to peer"},
+    {"from any to peer", "src any dst any to peer"},
+    {"from links to nics", "from links src any dst any to nics"},
+    {"from nics to links", "from nics src any dst any to links"},
+    {"from peer to udp://10.0.0.2:6081", "from peer src any dst any to udp://10.0.0.2:6081"},
+    {"priority 1 to all", "priority 1 src any dst any to all"},
+    {"to peer dst ff:ff:ff:ff:ff:ff from nic0 priority 1000 src 00:00:00:00:00:00",
+     "priority 1000 from nic0 src 00:00:00:00:00:00 dst ff:ff:ff:ff:ff:ff to peer"},
+    {"to \"a port\"", "src any dst any to a port"},
 };
 
 CONTROL(routes_mean_what_they_say)
@@ -303,52 +321,52 @@ CONTROL(routes_that_are_mistakes)
 	static const struct {
 		const char *route, *reason;
 	} lines[] = {
-		{"to", "write route add"},
-		{"dst any", "where to"},
-		{"priority 1 from nic0", "where to"},
-		{"nic0 peer", "'nic0' is no part of a route"},
-		{"to peer nic0", "'nic0' is no part"},
-		{"TO peer", "'TO' is no part"},
-		{"to peer to nic0", "'to' stands twice"},
-		{"dst any dst any to peer", "'dst' stands twice"},
-		{"src any to peer src none", "'src' stands twice"},
-		{"priority 1 priority 2 to all", "'priority' stands twice"},
-		{"from peer from peer to all", "'from' stands twice"},
-		{"to peer dst", "'dst' needs a value"},
-		{"to peer from", "'from' needs a value"},
-		{"to peer dst not", "follows 'not'"},
-		{"to peer dst not any", "'any' is no pattern"},
-		{"to peer dst not none", "'none' is no pattern"},
-		{"to peer dst not not", "'not' is no pattern"},
-		{"to peer dst not to", "'to' is no pattern"},
-		{"to peer dst 52:54:00:00:00", "is no pattern"},
-		{"to peer dst 52:54:00:00:00:0", "is no pattern"},
-		{"to peer dst 52:54:00:00:00:0g", "is no pattern"},
-		{"to peer dst 52:54:00:00:00:01:02", "is no pattern"},
-		{"to peer dst 52-54-00-00-00-01", "is no pattern"},
-		{"to peer dst 525400000001", "is no pattern"},
-		{"to peer dst \" 2:54:00:00:00:01\"", "is no pattern"},
-		{"to peer dst +2:54:00:00:00:01", "is no pattern"},
-		{"to peer dst !52:54:00:00:00:01", "is no pattern"},
-		{"to peer dst \"\"", "is no pattern"},
-		{"to any", "no frame goes to 'any'"},
-		{"to \"\"", "1 to 79 bytes"},
-		{"from \"\" to all", "1 to 79 bytes"},
-		{"from all to nic0", "no frame comes from 'all'"},
-		{"from drop to nic0", "no frame comes from 'drop'"},
-		{"priority 0 to all", "from 1 to 1000"},
-		{"priority 1001 to all", "from 1 to 1000"},
-		{"priority -1 to all", "is no priority"},
-		{"priority +1 to all", "is no priority"},
-		{"priority 1x to all", "is no priority"},
-		{"priority 0x10 to all", "is no priority"},
-		{"priority 99999999999999999999 to all", "is no priority"},
-		{"priority \"\" to all", "is no priority"},
-		{"to peer ;", "one route"},
-		{"to peer ; to nic0", "one route"},
-		{"{ to peer }", "write route add"},
-		{"to peer }", "one route"},
-		{"; to peer", "where to"},
+	    {"to", "write route add"},
+	    {"dst any", "where to"},
+	    {"priority 1 from nic0", "where to"},
+	    {"nic0 peer", "'nic0' is no part of a route"},
+	    {"to peer nic0", "'nic0' is no part"},
+	    {"TO peer", "'TO' is no part"},
+	    {"to peer to nic0", "'to' stands twice"},
+	    {"dst any dst any to peer", "'dst' stands twice"},
+	    {"src any to peer src none", "'src' stands twice"},
+	    {"priority 1 priority 2 to all", "'priority' stands twice"},
+	    {"from peer from peer to all", "'from' stands twice"},
+	    {"to peer dst", "'dst' needs a value"},
+	    {"to peer from", "'from' needs a value"},
+	    {"to peer dst not", "follows 'not'"},
+	    {"to peer dst not any", "'any' is no pattern"},
+	    {"to peer dst not none", "'none' is no pattern"},
+	    {"to peer dst not not", "'not' is no pattern"},
+	    {"to peer dst not to", "'to' is no pattern"},
+	    {"to peer dst 52:54:00:00:00", "is no pattern"},
+	    {"to peer dst 52:54:00:00:00:0", "is no pattern"},
+	    {"to peer dst 52:54:00:00:00:0g", "is no pattern"},
+	    {"to peer dst 52:54:00:00:00:01:02", "is no pattern"},
+	    {"to peer dst 52-54-00-00-00-01", "is no pattern"},
+	    {"to peer dst 525400000001", "is no pattern"},
+	    {"to peer dst \" 2:54:00:00:00:01\"", "is no pattern"},
+	    {"to peer dst +2:54:00:00:00:01", "is no pattern"},
+	    {"to peer dst !52:54:00:00:00:01", "is no pattern"},
+	    {"to peer dst \"\"", "is no pattern"},
+	    {"to any", "no frame goes to 'any'"},
+	    {"to \"\"", "1 to 79 bytes"},
+	    {"from \"\" to all", "1 to 79 bytes"},
+	    {"from all to nic0", "no frame comes from 'all'"},
+	    {"from drop to nic0", "no frame comes from 'drop'"},
+	    {"priority 0 to all", "from 1 to 1000"},
+	    {"priority 1001 to all", "from 1 to 1000"},
+	    {"priority -1 to all", "is no priority"},
+	    {"priority +1 to all", "is no priority"},
+	    {"priority 1x to all", "is no priority"},
+	    {"priority 0x10 to all", "is no priority"},
+	    {"priority 99999999999999999999 to all", "is no priority"},
+	    {"priority \"\" to all", "is no priority"},
+	    {"to peer ;", "one route"},
+	    {"to peer ; to nic0", "one route"},
+	    {"{ to peer }", "write route add"},
+	    {"to peer }", "one route"},
+	    {"; to peer", "where to"},
 	};
 	char line[256];
 
@@ -391,7 +409,8 @@ CONTROL(the_list_shows_what_is_active)
 CONTROL(many_are_replaced_at_once)
 {
 	good("route add to nic0");
-	expect("route replace { to peer ; dst " MAC_A " to nic0 ; src none to drop }", "{\"routes\":3}");
+	expect("route replace { to peer ; dst " MAC_A " to nic0 ; src none to drop }",
+	       "{\"routes\":3}");
 	expect("route replace { to peer; dst " MAC_A " to nic0; }", "{\"routes\":2}");
 	expect("route replace { to peer }", "{\"routes\":1}");
 	expect("route replace { }", "{\"routes\":0}");
@@ -411,14 +430,16 @@ CONTROL(one_mistake_replaces_none)
 	bad("route replace { to peer to nic0 }", -EINVAL, "twice");
 	bad("route replace { to peer ; dst x to nic0 }", -EINVAL, "'x' is no pattern");
 	bad("route replace { to peer ; dst }", -EINVAL, "needs a value");
-	bad("route replace { to peer ; to nic0 ; to peer }", -EEXIST, "'src any dst any to peer' stands there twice");
+	bad("route replace { to peer ; to nic0 ; to peer }", -EEXIST,
+	    "'src any dst any to peer' stands there twice");
 	bad("route replace { } }", -EINVAL, "behind");
 	bad("route replace to peer", -EINVAL, "write route replace");
 }
 
 CONTROL(routes_from_a_file)
 {
-	static const char content[] = "# routes\n\n  dst " MAC_A " to peer # here\nroute add to nic0\n\t\nto drop";
+	static const char content[] =
+	    "# routes\n\n  dst " MAC_A " to peer # here\nroute add to nic0\n\t\nto drop";
 	char line[128];
 	int fd;
 
@@ -440,15 +461,15 @@ CONTROL(files_with_mistakes)
 		int rc;
 		const char *reason;
 	} files[] = {
-		{"to peer\nto\n", -EINVAL, ":2: route replace: 'to' needs a value"},
-		{"\n\n# x\ndst x to peer", -EINVAL, ":4: route replace: 'x' is no pattern"},
-		{"to peer ; to nic0\n", -EINVAL, ":1: route replace: one route stands on a line"},
-		{"to peer }\n", -EINVAL, ":1: "},
-		{"route del to peer\n", -EINVAL, ":1: "},
-		{"route add\n", -EINVAL, ":1: "},
-		{"to peer\r\n", -EINVAL, ":1: there is a control character"},
-		{"to peer\nto \"peer\n", -EINVAL, ":2: a quote"},
-		{"to peer\nto nic0\nto peer\n", -EEXIST, "stands there twice"},
+	    {"to peer\nto\n", -EINVAL, ":2: route replace: 'to' needs a value"},
+	    {"\n\n# x\ndst x to peer", -EINVAL, ":4: route replace: 'x' is no pattern"},
+	    {"to peer ; to nic0\n", -EINVAL, ":1: route replace: one route stands on a line"},
+	    {"to peer }\n", -EINVAL, ":1: "},
+	    {"route del to peer\n", -EINVAL, ":1: "},
+	    {"route add\n", -EINVAL, ":1: "},
+	    {"to peer\r\n", -EINVAL, ":1: there is a control character"},
+	    {"to peer\nto \"peer\n", -EINVAL, ":2: a quote"},
+	    {"to peer\nto nic0\nto peer\n", -EEXIST, "stands there twice"},
 	};
 	char line[128];
 
@@ -472,8 +493,8 @@ static void file_of_routes(size_t n)
 	char *text = malloc(n * 40 + 1), *at = text;
 
 	for (size_t i = 0; i < n; i++)
-		at += sprintf(at, "dst 52:54:%02zx:%02zx:%02zx:%02zx to peer\n", i >> 24 & 255, i >> 16 & 255, i >> 8 & 255,
-			      i & 255);
+		at += sprintf(at, "dst 52:54:%02zx:%02zx:%02zx:%02zx to peer\n", i >> 24 & 255,
+			      i >> 16 & 255, i >> 8 & 255, i & 255);
 	file_write(text, (size_t)(at - text));
 	free(text);
 }
@@ -501,7 +522,8 @@ CONTROL(links_come_and_go)
 {
 	expect("link add udp://127.0.0.1:9", "{\"name\":\"udp://127.0.0.1:9\"}");
 	good("link list");
-	cr_assert(strstr(rig.answer, "\"name\":\"udp://127.0.0.1:9\",\"type\":\"udp\""), "%s", rig.answer);
+	cr_assert(strstr(rig.answer, "\"name\":\"udp://127.0.0.1:9\",\"type\":\"udp\""), "%s",
+		  rig.answer);
 	cr_assert_null(strstr(rig.answer, "nic0"), "an interface is no link");
 	bad("link add udp://127.0.0.1:9", -EEXIST, "udp://127.0.0.1:9");
 	good("link del udp://127.0.0.1:9");
@@ -511,9 +533,19 @@ CONTROL(links_come_and_go)
 
 CONTROL(links_that_are_mistakes)
 {
-	static const char *const urls[] = {"udp", "udp:", "udp://", "udp:///", "tcp://127.0.0.1:9", "://", "\"\"",
-					   "udp://127.0.0.1:99999", "udp://127.0.0.1:x", "udp://127.0.0.1:9,x",
-					   "udp://127.0.0.1:9,color=red", "udp://[::1", "\"udp://a b\""};
+	static const char *const urls[] = {"udp",
+					   "udp:",
+					   "udp://",
+					   "udp:///",
+					   "tcp://127.0.0.1:9",
+					   "://",
+					   "\"\"",
+					   "udp://127.0.0.1:99999",
+					   "udp://127.0.0.1:x",
+					   "udp://127.0.0.1:9,x",
+					   "udp://127.0.0.1:9,color=red",
+					   "udp://[::1",
+					   "\"udp://a b\""};
 	char line[128];
 
 	for (size_t i = 0; i < COUNT(urls); i++) {
@@ -552,7 +584,8 @@ CONTROL(a_link_that_goes_leaves_its_routes)
 static void frame_input(struct port *in, const char *bytes, size_t len)
 {
 	struct iovec iov = {.iov_base = (char *)bytes, .iov_len = len};
-	struct frame frame = {.iov = &iov, .iovcnt = 1, .len = (uint32_t)len, .hops = FRAME_HOPS_MAX};
+	struct frame frame = {
+	    .iov = &iov, .iovcnt = 1, .len = (uint32_t)len, .hops = FRAME_HOPS_MAX};
 	struct frame *frames[] = {&frame};
 
 	memcpy(frame.eth, bytes, FRAME_HEADER);
@@ -567,11 +600,14 @@ CONTROL(addresses_traffic_and_counters)
 	expect("matrix", "[]");
 	frame_input(&rig.nic, frame, sizeof(frame));
 	good("mac list");
-	cr_assert(strstr(rig.answer, "{\"mac\":\"" MAC_A "\",\"port\":\"nic0\",\"age_ms\":"), "%s", rig.answer);
-	expect("matrix", "[{\"source\":\"" MAC_A "\",\"destination\":\"52:54:00:00:00:0b\",\"frames\":1,\"bytes\":60}]");
-	good("stats");
-	cr_assert(strstr(rig.answer, "\"name\":\"nic0\",\"type\":\"fake\",\"kind\":\"interface\",\"mtu\":1500"), "%s",
+	cr_assert(strstr(rig.answer, "{\"mac\":\"" MAC_A "\",\"port\":\"nic0\",\"age_ms\":"), "%s",
 		  rig.answer);
+	expect("matrix", "[{\"source\":\"" MAC_A
+			 "\",\"destination\":\"52:54:00:00:00:0b\",\"frames\":1,\"bytes\":60}]");
+	good("stats");
+	cr_assert(strstr(rig.answer,
+			 "\"name\":\"nic0\",\"type\":\"fake\",\"kind\":\"interface\",\"mtu\":1500"),
+		  "%s", rig.answer);
 	cr_assert(strstr(rig.answer, "\"in_frames\":1,\"in_bytes\":60"), "%s", rig.answer);
 	cr_assert(strstr(rig.answer, "\"batch_size\":{\"1\":1}"), "%s", rig.answer);
 	cr_assert(strstr(rig.answer, "\"endpoints\":[{\"type\":\"udp\""), "%s", rig.answer);
@@ -642,9 +678,11 @@ static void rig_loop(void)
 
 START(a_file_is_run)
 {
-	static const char content[] = "# an overlay\nlink add udp://127.0.0.1:9,name=a\n\nroute add dst " MAC_A
-				      " to a # comment\n  route add to drop\nroute del to drop\n";
-	const char *listens[] = {"udp://127.0.0.1:0", NULL}, *routes[] = {"to all", "from links to nics", NULL};
+	static const char content[] =
+	    "# an overlay\nlink add udp://127.0.0.1:9,name=a\n\nroute add dst " MAC_A
+	    " to a # comment\n  route add to drop\nroute del to drop\n";
+	const char *listens[] = {"udp://127.0.0.1:0", NULL},
+		   *routes[] = {"to all", "from links to nics", NULL};
 	struct overlay_options options = {.listens = listens, .routes = routes, .file = rig.path};
 
 	file_write(content, sizeof(content) - 1);
@@ -672,16 +710,17 @@ START(a_file_with_one_bad_line)
 		int rc;
 		const char *reason;
 	} files[] = {
-		{"link add udp://127.0.0.1:9\nroute add to\n", -EINVAL, ":2: route add: write"},
-		{"\n\nfrobnicate\n", -EINVAL, ":3: there is no word"},
-		{"route add to all\nlink list\n", -EINVAL, ":2: link list: it only shows something"},
-		{"help", -EINVAL, ":1: help: it only shows"},
-		{"route add to all\nroute add to all\n", -EEXIST, ":2: route add: there is this very route"},
-		{"route del to all\n", -ENOENT, ":1: route del: there is no such"},
-		{"link add tcp://x\n", -EINVAL, ":1: link add tcp://x"},
-		{"link del x\n", -ENOENT, ":1: link del: there is no link"},
-		{"\x01\n", -EINVAL, ":1: there is a control character"},
-		{"route add \"to all\n", -EINVAL, ":1: a quote"},
+	    {"link add udp://127.0.0.1:9\nroute add to\n", -EINVAL, ":2: route add: write"},
+	    {"\n\nfrobnicate\n", -EINVAL, ":3: there is no word"},
+	    {"route add to all\nlink list\n", -EINVAL, ":2: link list: it only shows something"},
+	    {"help", -EINVAL, ":1: help: it only shows"},
+	    {"route add to all\nroute add to all\n", -EEXIST,
+	     ":2: route add: there is this very route"},
+	    {"route del to all\n", -ENOENT, ":1: route del: there is no such"},
+	    {"link add tcp://x\n", -EINVAL, ":1: link add tcp://x"},
+	    {"link del x\n", -ENOENT, ":1: link del: there is no link"},
+	    {"\x01\n", -EINVAL, ":1: there is a control character"},
+	    {"route add \"to all\n", -EINVAL, ":1: a quote"},
 	};
 	const char *listens[] = {"udp://127.0.0.1:0", NULL};
 	struct overlay_options options = {.listens = listens, .file = rig.path};
@@ -712,9 +751,11 @@ START(a_file_that_cannot_be_read)
 
 START(options_with_mistakes)
 {
-	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:x", NULL};
-	const struct overlay_options with_route = {.routes = bad_route}, with_link = {.links = bad_link},
-				     with_listen = {.listens = bad_link}, with_key = {.key_file = "/no/such/file"};
+	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
+	const struct overlay_options with_route = {.routes = bad_route},
+				     with_link = {.links = bad_link},
+				     with_listen = {.listens = bad_link},
+				     with_key = {.key_file = "/no/such/file"};
 
 	cr_assert_eq(create(&with_route), -EINVAL);
 	cr_assert(strstr(rig.error, "--route 'to': route add:"), "%s", rig.error);
@@ -732,7 +773,8 @@ START(the_mtu_is_what_all_links_carry)
 
 	cr_assert_eq(create(&options), 0);
 	cr_assert_eq(overlay_mtu(rig.overlay), 1500);
-	rig.nic = (struct port){.ops = &fake_ops, .kind = PORT_INTERFACE, .name = "nic0", .mtu = 100};
+	rig.nic =
+	    (struct port){.ops = &fake_ops, .kind = PORT_INTERFACE, .name = "nic0", .mtu = 100};
 	rig.link = (struct port){.ops = &fake_ops, .kind = PORT_LINK, .name = "peer", .mtu = 9000};
 	cr_assert_eq(core_attach(overlay_core(rig.overlay), &rig.nic), 0);
 	cr_assert_eq(overlay_mtu(rig.overlay), 1500);
@@ -750,16 +792,18 @@ static void *loop_main(void *loop)
 
 static void *lines_main(void *context)
 {
-	static const char *const lines[] = {"route list", "stats", "route replace { to nic0 ; to peer }", "mac list",
-					    "link list", "trace nic0 dst " MAC_A};
+	static const char *const lines[] = {
+	    "route list", "stats",     "route replace { to nic0 ; to peer }",
+	    "mac list",	  "link list", "trace nic0 dst " MAC_A};
 	char error[CONTROL_ERROR_MAX];
 
 	(void)context;
 	for (unsigned i = 0; i < 200; i++) {
 		struct json_object *result = NULL;
 
-		cr_assert_eq(control_run(rig.overlay, lines[i % COUNT(lines)], -1, &result, error, sizeof(error)), 0, "%s",
-			     error);
+		cr_assert_eq(control_run(rig.overlay, lines[i % COUNT(lines)], -1, &result, error,
+					 sizeof(error)),
+			     0, "%s", error);
 		json_object_put(result);
 	}
 	return NULL;

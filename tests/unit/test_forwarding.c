@@ -141,6 +141,7 @@ Test(forwarding, large_frames_are_cut_where_they_must_be, .init = up, .fini = do
 	cr_assert_eq(rig.ports[3].batches, 1);
 	cr_assert_eq(rig.ports[3].same[1], rig.list[1]);
 	cr_assert_eq(plain->n, 5);
+	cr_assert_eq(plain->batches, 1);
 	cr_assert_eq(plain->same[0], rig.list[0]);
 	cr_assert_eq(plain->same[4], rig.list[2]);
 	for (unsigned i = 0; i < 3; i++)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Links to passt: against a fake one that this test plays, and against the real one where it is installed. */
+/* Links to passt: against a fake one that this test plays, and against the real one where it is
+ * installed. */
 #include <criterion/criterion.h>
 
 #include <arpa/inet.h>
@@ -294,24 +295,26 @@ Test(link_passt, huge_lengths_start_anew, .init = up, .fini = down)
 
 /* --- the real one -------------------------------------------------------------------------- */
 
-/* It ends with its client, however that ends. As root it becomes somebody else, who needs the directory. */
+/* It ends with its client, however that ends. As root it becomes somebody else, who needs the
+ * directory. */
 static pid_t passt_start(void)
 {
 	pid_t pid = fork();
 
 	if (pid)
 		return pid;
-	execlp("passt", "passt", "--foreground", "--quiet", "--one-off", "--socket", path, "--mtu", "65520", "--ipv4-only",
-	       "--address", "10.9.8.2", "--netmask", "24", "--gateway", "10.9.8.1", NULL);
+	execlp("passt", "passt", "--foreground", "--quiet", "--one-off", "--socket", path, "--mtu",
+	       "65520", "--ipv4-only", "--address", "10.9.8.2", "--netmask", "24", "--gateway",
+	       "10.9.8.1", NULL);
 	_exit(127);
 }
 
 /* "Who has 10.9.8.1?", which passt answers for every address but the guest's own. */
 static void arp_make(struct lab_frame *frame)
 {
-	static const uint8_t arp[42] = {255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0,
-					6,   4,	  0,   1,   2,	 0,   0, 0, 0, 1, 10, 9, 8, 2, 0, 0,
-					0,   0,	  0,   0,   10,	 9,   8, 1};
+	static const uint8_t arp[42] = {255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0,  1, 8, 6,
+					0,   1,	  8,   0,   6,	 4,   0, 1, 2, 0, 0,  0, 0, 1,
+					10,  9,	  8,   2,   0,	 0,   0, 0, 0, 0, 10, 9, 8, 1};
 
 	lab_frame(frame, 0, sizeof(arp));
 	memcpy(frame->data, arp, sizeof(arp));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links through shared memory: honest pairs in one process, peers that are killed, and peers played by the test
- * itself, which break every rule there is. Row names such as B6 are those of the list of hostile inputs.
+ * Links through shared memory: honest pairs in one process, peers that are killed, and peers played
+ * by the test itself, which break every rule there is. Row names such as B6 are those of the list
+ * of hostile inputs.
  */
 #include <criterion/criterion.h>
 
@@ -126,9 +127,10 @@ Test(link_shm, offload_state_crosses_whole, .init = up, .fini = down)
 {
 	static struct lab_frame frame;
 	/* A TCP/IPv4 super-frame. */
-	static const uint8_t header[] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0xea, 0x60,
-					 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 80, 0,
-					 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0};
+	static const uint8_t header[] = {
+	    2, 0,  0, 0, 0,  2, 2, 0, 0,  0, 0,	   1,	 8,    0,    0x45, 0, 0xea, 0x60,
+	    0, 1,  0, 0, 64, 6, 0, 0, 10, 0, 0,	   1,	 10,   0,    0,	   2, 0,    80,
+	    0, 80, 0, 0, 0,  1, 0, 0, 0,  1, 0x50, 0x10, 0xff, 0xff, 0,	   0, 0,    0};
 
 	pair_up();
 	lab_frame(&frame, 0, 60014);
@@ -594,7 +596,7 @@ static void rogue_expect_end(struct rogue *r)
 /* B1: lengths that cannot be. */
 Test(link_shm, bad_records_end_the_link, .init = up, .fini = down)
 {
-	static const uint32_t lengths[] = {0,	   1,	       13,	   FRAME_SIZE_MAX + 1,
+	static const uint32_t lengths[] = {0,	1,	    13,		FRAME_SIZE_MAX + 1,
 					   129, 0x7fffffff, 0xfffffff0, 0xffffffff};
 
 	cr_assert_eq(lab_listen(&a, url), 0, "%s", a.error);
@@ -615,7 +617,8 @@ Test(link_shm, bad_records_end_the_link, .init = up, .fini = down)
 
 Test(link_shm, bad_heads_end_the_link, .init = up, .fini = down)
 {
-	static const uint32_t heads[] = {SHM_RING_SIZE + 16, 1, 15, 0x80000000, 0xfffffff0, 0xffffffff};
+	static const uint32_t heads[] = {SHM_RING_SIZE + 16, 1,		 15,
+					 0x80000000,	     0xfffffff0, 0xffffffff};
 
 	cr_assert_eq(lab_listen(&a, url), 0, "%s", a.error);
 	for (unsigned i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Links to the host's network by a tap, in a network namespace of the test's own. The host's side is a packet socket
- * on the interface, with a virtio-net header where frames are unfinished.
+ * Links to the host's network by a tap, in a network namespace of the test's own. The host's side
+ * is a packet socket on the interface, with a virtio-net header where frames are unfinished.
  */
 #include <criterion/criterion.h>
 
@@ -156,9 +156,9 @@ Test(link_tap, frames_cross, .fini = down)
 static void super_frame(struct lab_frame *frame)
 {
 	static const uint8_t header[] = {
-	    2,	0,  0,	0, 0, 2, 2, 0, 0, 0, 0, 1, 8,	 0,    0x45, 0,	   0xea, 0x52,
-	    0,	1,  0,	0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0,	   0,	 2,    0,    80,   0,	 80,
-	    0,	0,  0,	1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0};
+	    2, 0,  0, 0, 0,  2, 2, 0, 0,  0, 0,	   1,	 8,    0,    0x45, 0, 0xea, 0x52,
+	    0, 1,  0, 0, 64, 6, 0, 0, 10, 0, 0,	   1,	 10,   0,    0,	   2, 0,    80,
+	    0, 80, 0, 0, 0,  1, 0, 0, 0,  1, 0x50, 0x10, 0xff, 0xff, 0,	   0, 0,    0};
 	uint32_t sum = 0;
 
 	lab_frame(frame, 0, 60000);
@@ -212,12 +212,8 @@ Test(link_tap, super_frames_cross_whole, .fini = down)
 Test(link_tap, gso_can_be_off, .fini = down)
 {
 	static struct lab_frame frame;
-	struct virtio_net_hdr header = {VIRTIO_NET_HDR_F_NEEDS_CSUM,
-					VIRTIO_NET_HDR_GSO_TCPV4,
-					54,
-					1000,
-					34,
-					16};
+	struct virtio_net_hdr header = {
+	    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, 54, 1000, 34, 16};
 	struct iovec iov[2] = {{&header, sizeof(header)}, {frame.data, 60000}};
 	struct port *port;
 

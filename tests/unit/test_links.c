@@ -118,20 +118,22 @@ Test(links, names, .init = up, .fini = down)
 	cr_assert_str_eq(first->name, "shm:///nonexistent/a");
 	cr_assert_not_null(second);
 	cr_assert_str_eq(second->name, "b");
-	cr_assert_eq(links_add(vm.links, "link add", "shm:///nonexistent/c,name=b", &port, vm.error),
-		     -EEXIST);
+	cr_assert_eq(
+	    links_add(vm.links, "link add", "shm:///nonexistent/c,name=b", &port, vm.error),
+	    -EEXIST);
 	cr_assert_not_null(strstr(vm.error, "name="), "%s", vm.error);
 	/* The same link by another name. */
-	cr_assert_eq(links_add(vm.links, "link add", "shm:///nonexistent/a,name=c", &port, vm.error),
-		     -EEXIST);
+	cr_assert_eq(
+	    links_add(vm.links, "link add", "shm:///nonexistent/a,name=c", &port, vm.error),
+	    -EEXIST);
 	cr_assert_not_null(strstr(vm.error, "as \"shm:///nonexistent/a\""), "%s", vm.error);
 	/* Removed, it may come again. */
 	links_remove(vm.links, first);
 	cr_assert_null(lab_port(&vm, "shm:///nonexistent/a"));
 	cr_assert_not_null(lab_link(&vm, "shm:///nonexistent/a,name=c"), "%s", vm.error);
-	cr_assert_eq(links_add(vm.links, "link add", "passt:///nonexistent/c,name=nic0", &port,
-			       vm.error),
-		     -EEXIST);
+	cr_assert_eq(
+	    links_add(vm.links, "link add", "passt:///nonexistent/c,name=nic0", &port, vm.error),
+	    -EEXIST);
 }
 
 Test(links, listeners, .init = up, .fini = down)

@@ -951,6 +951,27 @@ Test(offload, flows_are_joined_apart)
 	offload_merge_destroy(merge);
 }
 
+/* A short segment is the last of its frame; frames that crossed other links are not joined. */
+Test(offload, joined_segments_are_of_one_size_and_way)
+{
+	const struct recipe head = {.version = 4, .payload = 1500, .gso_size = 1000};
+	const struct recipe tail = {
+	    .version = 4, .payload = 1000, .gso_size = 500, .sequence = 1500, .id = 2};
+	struct offload_merge *merge = offload_merge_create();
+	struct pieces *a = pieces_of(&head), *b = pieces_of(&tail);
+	struct frame *frames[] = {a->frames[0], a->frames[1], b->frames[0], b->frames[1]};
+
+	cr_assert_eq(offload_merge_batch(merge, frames, 4, ALL_OFFLOADS), 2);
+	cr_assert_eq(frames[0]->len, 54 + 1500);
+	cr_assert_eq(frames[1]->len, 54 + 1000);
+	frames[0] = a->frames[0], frames[1] = a->frames[1];
+	a->frames[1]->hops--;
+	cr_assert_eq(offload_merge_batch(merge, frames, 2, ALL_OFFLOADS), 2);
+	free(a);
+	free(b);
+	offload_merge_destroy(merge);
+}
+
 /* A frame that is not joined may not be overtaken by what comes behind it in its flow. */
 Test(offload, order_in_a_flow_is_kept)
 {

@@ -323,7 +323,7 @@ static void *receiver(void *arg)
 	return NULL;
 }
 
-Test(serial, bytes_cross_threads_in_order, .init = setup, .fini = teardown, .timeout = 60)
+Test(serial, bytes_cross_threads_in_order, .init = setup, .fini = teardown, .timeout = 300)
 {
 	pthread_t thread;
 	unsigned n = 0;

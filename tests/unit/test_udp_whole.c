@@ -246,6 +246,33 @@ Test(udp_whole, path_becomes_narrower, .fini = net_leave)
 	pair_down();
 }
 
+/* The same in IPv6, and in IPv4 by sockets that speak both, as they do unless told otherwise. */
+Test(udp_whole, large_frames_in_ipv6, .fini = net_leave)
+{
+	static const struct {
+		const char *listen, *host;
+		unsigned headers; /* around a guest's packet */
+	} cases[] = {{"[::1]:0", "[::1]", 40 + 8 + 8 + 14},
+		     {":0", "127.0.0.1", 20 + 8 + 8 + 14},
+		     {":0", "[::1]", 70}};
+
+	if (!net_enter(4000))
+		skip("no right to make a network namespace");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		cr_assert_eq(mtu_set(4000), 0);
+		pair_up(cases[i].listen, cases[i].listen, cases[i].host, "");
+		pair_meet();
+		cr_assert_eq(a_link->mtu, 4000 - cases[i].headers);
+		send_large(2, SUPER, 3, 2);
+		send_large(2, FRAME_SIZE_MAX, 3, 2);
+		cr_assert_eq(mtu_set(1400), 0);
+		send_large(2, SUPER, 3, 2);
+		cr_assert_eq(a_link->mtu, 1400 - cases[i].headers);
+		cr_assert_eq(b_link->counters.drops[DROP_FRAGMENT], 0);
+		pair_down();
+	}
+}
+
 /* To a plain peer nothing goes in parts, nor in IP fragments. */
 Test(udp_whole, no_fragments, .fini = net_leave)
 {

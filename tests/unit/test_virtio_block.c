@@ -429,7 +429,7 @@ static void start_call(void *arg)
 }
 
 Test(virtio_block, a20_resets_while_the_sidecar_works, .init = setup, .fini = teardown,
-     .timeout = 60)
+     .timeout = 300)
 {
 	const uint8_t *at = rig_host(&rig, DATA);
 	pthread_t thread;

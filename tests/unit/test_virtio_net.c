@@ -1193,13 +1193,13 @@ static void flip_queue(unsigned queue)
 }
 
 Test(virtio_net, a16_transmit_ring_flipped_while_read, .init = setup_mergeable, .fini = teardown,
-     .timeout = 60)
+     .timeout = 300)
 {
 	flip_queue(TX);
 }
 
 Test(virtio_net, a16_receive_ring_flipped_while_read, .init = setup_mergeable, .fini = teardown,
-     .timeout = 60)
+     .timeout = 300)
 {
 	flip_queue(RX);
 }

@@ -31,6 +31,7 @@
 #define ISR	    0x1000u
 #define DEVICE	    0x2000u
 #define DOORBELLS   0x3000u
+#define WAIT_MS	    60000 /* for what must come */
 #define CONFIG_SIZE 11u
 
 #define F_OWN	 (1ull << 5) /* a feature of the device's own */
@@ -306,14 +307,14 @@ static void settle(struct rig *r)
 
 static bool reaches(const unsigned *counter, unsigned value)
 {
-	for (int i = 0; i < 5000 && get(counter) < value; i++)
+	for (int i = 0; i < WAIT_MS && get(counter) < value; i++)
 		sleep_ms(1);
 	return get(counter) >= value;
 }
 
 static bool needs_reset(struct rig *r)
 {
-	for (int i = 0; i < 5000 && !(status(r) & NEED); i++)
+	for (int i = 0; i < WAIT_MS && !(status(r) & NEED); i++)
 		sleep_ms(1);
 	return status(r) & NEED;
 }
@@ -1029,7 +1030,7 @@ static void storm(struct rig *r, unsigned seed, unsigned accesses)
 	}
 }
 
-Test(virtio_pci, a21_random_accesses, .timeout = 120)
+Test(virtio_pci, a21_random_accesses, .timeout = 300)
 {
 	struct rig *r = rig_create();
 
@@ -1067,7 +1068,7 @@ static void *vcpu_storm(void *arg)
 
 /* The sidecar breaks the device and changes its configuration while two vCPUs fight over the
  * registers. */
-Test(virtio_pci, nobody_waits_for_ever, .timeout = 120)
+Test(virtio_pci, nobody_waits_for_ever, .timeout = 300)
 {
 	struct rig *r = rig_create();
 	struct vcpu vcpus[2] = {{r, 100}, {r, 200}};

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# bash completion for weft, weft-ctl and weft-cluster. Options and commands are read from each program's
+# bash completion for weft, weft-ctl, vnetd and weft-cluster. Options and commands are read from each program's
 # own --help, so that they never differ from it.
 
 _weft_options() { # PROGRAM ARGUMENTS...: the options in its help
@@ -24,10 +24,12 @@ _weft_vms() { "$1" status 2>/dev/null | tail -n +2 | cut -d' ' -f1; }
 
 _weft_value() { # OPTION: completes its value; fails if it takes none that can be known
 	case $1 in
-	--config | --kernel | --initrd | --disk | --agent | --ctl | --weft) _weft_files ;;
+	--config | --kernel | --initrd | --disk | --agent | --ctl | --weft | --overlay | --key-file) _weft_files ;;
 	--console) _weft_reply "stdio file: unix: off" ;;
 	--on-reboot) _weft_reply "restart exit" ;;
-	--sandbox) _weft_reply "on off" ;;
+	--sandbox | --offload | --learn | --transit | --neighbours) _weft_reply "on off" ;;
+	--link | --listen) _weft_reply "udp:// eth:// shm:// tap:// passt://" ;;
+	--tap) _weft_reply "$(ls /sys/class/net 2>/dev/null)" ;;
 	--image) _weft_reply "tty" ;;
 	--name) _weft_reply "$(_weft_clusters "${COMP_WORDS[0]}")" ;;
 	*) return 1 ;;
@@ -52,10 +54,30 @@ _weft_ctl() {
 		stop) _weft_reply "--force" ;;
 		wait) _weft_reply "--timeout" ;;
 		shutdown) _weft_reply "--reboot --timeout" ;;
+		link | route | mac) _weft_overlay "$1" "${COMP_WORDS[1]}" ;;
+		trace) _weft_reply "dst src $(_weft_ports "$1" "${COMP_WORDS[1]}")" ;;
 		*) COMPREPLY=() ;;
 		esac
 		;;
 	esac
+}
+
+_weft_ports() { # WEFT-CTL SOCKET: names of the ports
+	"$1" "$2" stats --json 2>/dev/null | grep -o '"name":"[^"]*","type"' | cut -d'"' -f4
+}
+
+_weft_overlay() { # WEFT-CTL SOCKET: words of the control language
+	case "${COMP_WORDS[2]} ${COMP_WORDS[3]}" in
+	"link del") _weft_reply "$(_weft_ports "$@")" ;;
+	"route replace") _weft_files ;;
+	route\ *) ((COMP_CWORD > 3)) && _weft_reply "priority from src dst to any none not all nics links drop $(_weft_ports "$@")" ;;
+	esac
+	((COMP_CWORD > 3)) ||
+		_weft_reply "$("$1" "$2" help --json 2>/dev/null | grep -o "\"${COMP_WORDS[2]} [a-z]*\"" | tr -d '"' | cut -d' ' -f2)"
+}
+
+_vnetd() {
+	_weft_value "${COMP_WORDS[COMP_CWORD - 1]}" || _weft_reply "$(_weft_options "$1") --version"
 }
 
 _weft_cluster() {
@@ -73,4 +95,5 @@ _weft_cluster() {
 
 complete -F _weft weft
 complete -F _weft_ctl weft-ctl
+complete -F _vnetd vnetd
 complete -F _weft_cluster weft-cluster

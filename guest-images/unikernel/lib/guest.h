@@ -22,8 +22,6 @@
  *	a line of the console's output begins with TEXT; several must come in their order
  *   // on-output: TEXT => SIGTERM
  *	send that signal to weft when a line of the output begins with TEXT
- *   // timeout: SECONDS
- *	how long the guest may take; default 20
  *
  * A test guest prints a line `ok NAME` or `not ok NAME: detail` for each check (check.h), and its
  * exit status is 0 only if there was at least one check and none failed. So a case passes when
@@ -109,6 +107,9 @@ void printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* --- time, by the time stamp counter --------------------------------------------------------- */
 
+/* How long to wait for what must come, however busy the host: only what never comes takes so long.
+ */
+#define PATIENCE_NS 60000000000ull
 /* time_ns - nanoseconds since an arbitrary moment. */
 uint64_t time_ns(void);
 /* tsc_to_ns - a difference of time stamps, at most some hours, in nanoseconds. */

@@ -11,8 +11,6 @@
  */
 #include "virtio.h"
 
-#define RESET_TIMEOUT_NS 1000000000ull
-
 #define COMMON(dev, field)                                                                         \
 	((volatile uint8_t *)(dev)->common + offsetof(struct virtio_pci_common_cfg, field))
 
@@ -75,7 +73,7 @@ void virtio_reset(struct virtio *dev)
 
 	virtio_status_set(dev, 0);
 	while (virtio_status(dev))
-		if (time_ns() - start > RESET_TIMEOUT_NS)
+		if (time_ns() - start > PATIENCE_NS)
 			panic("virtio device %u does not reset", dev->type);
 	dev->features = 0;
 }

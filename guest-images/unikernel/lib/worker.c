@@ -87,7 +87,7 @@ bool worker_works(struct worker *worker)
 	if (head < 0)
 		return false;
 	ring_kick(&worker->ring);
-	return ring_wait(&worker->ring, NULL, WORKER_TIMEOUT_NS) == head;
+	return ring_wait(&worker->ring, NULL, PATIENCE_NS) == head;
 }
 
 bool worker_needs_reset(const struct worker *worker)
@@ -95,7 +95,7 @@ bool worker_needs_reset(const struct worker *worker)
 	uint64_t start = time_ns();
 
 	while (!(virtio_status(&worker->dev) & VIRTIO_CONFIG_S_NEEDS_RESET))
-		if (time_ns() - start > WORKER_TIMEOUT_NS)
+		if (time_ns() - start > PATIENCE_NS)
 			return false;
 	return true;
 }

@@ -8,8 +8,6 @@
 
 #include "virtio.h"
 
-#define WORKER_TIMEOUT_NS 2000000000ull
-
 /* What a device is asked to do. */
 struct worker_kind {
 	const char *name;
