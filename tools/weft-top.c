@@ -267,7 +267,7 @@ static int pairs_read(struct source *source, bool wanted)
 	pairs = ask(source, "{\"command\":\"overlay\",\"line\":\"matrix\"}\n");
 	if (!pairs)
 		return -errno;
-	answer_take(&source->pairs, &source->pairs_before, rows_by(pairs, "src", "dst"));
+	answer_take(&source->pairs, &source->pairs_before, rows_by(pairs, "source", "destination"));
 	json_object_put(pairs);
 	return 0;
 }
