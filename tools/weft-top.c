@@ -410,8 +410,8 @@ static void show_pairs(struct screen *screen, const struct source *source, doubl
 	}
 	qsort(pairs, n, sizeof(*pairs), pair_order);
 	for (size_t i = 0; i < n && i < PAIRS_SHOWN && pairs[i].bits > 0; i++)
-		line(screen, "  %s > %s  %8s b/s %8s f/s", text(pairs[i].row, "src"),
-		     text(pairs[i].row, "dst"), human(bits, pairs[i].bits),
+		line(screen, "  %s > %s  %8s b/s %8s f/s", text(pairs[i].row, "source"),
+		     text(pairs[i].row, "destination"), human(bits, pairs[i].bits),
 		     human(frames, pairs[i].frames));
 	free(pairs);
 }
