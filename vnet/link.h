@@ -54,7 +54,8 @@ struct link_type {
 	const char *summary;        /* one line for help */
 	const char *const *options; /* names that may follow, NULL at the end; "name" is everybody's */
 	const char *listen_form;    /* "udp://[ADDR][:PORT]", or NULL: has no listener */
-	/* Make an endpoint that waits for peers or carries links; NULL without listeners. */
+	/* Make an endpoint that waits for peers or carries links; one more if *endpoint is set, or -EINVAL where that
+	 * makes no sense. NULL without listeners. */
 	int (*listen)(const struct link_env *env, const struct link_spec *spec, void **endpoint, char error[LINK_ERROR_MAX]);
 	/* Make and core_attach() a link. @endpoint: as listen() made it, or NULL (then open() may set it). The port's
 	 * name is option name=, or the URL without options. */

@@ -320,8 +320,11 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 				"a link key cannot protect VXLAN: leave one of the two out");
 	if (err)
 		return err;
-	while (*at)
-		at = &(*at)->next;
+	for (; *at; at = &(*at)->next)
+		if ((*at)->encap == encap &&
+		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, spread, at, error);
 }
 
@@ -401,8 +404,11 @@ static int endpoint_ensure(const struct link_env *env, const struct link_spec *s
 
 	if (endpoint_next(*at, encap))
 		return 0;
-	while (*at)
-		at = &(*at)->next;
+	for (; *at; at = &(*at)->next)
+		if ((*at)->encap == encap &&
+		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, SPREAD_DEFAULT, at, error);
 }
 

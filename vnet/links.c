@@ -312,11 +312,6 @@ int links_listen(struct links *links, const char *option, const char *url,
 	err = options_check(&spec, types[type], error);
 	if (err)
 		return err;
-	if (links->endpoints[type])
-		return link_fail(error, &spec, -EINVAL,
-				 "%s:// listens already: give one listener of a kind, before the "
-				 "links",
-				 spec.scheme);
 	return types[type]->listen(&links->env, &spec, &links->endpoints[type], error);
 }
 

@@ -114,6 +114,36 @@ bool offload_check(const struct frame *frame)
 	return offload->gso_type == VIRTIO_NET_HDR_GSO_NONE || gso_check(frame);
 }
 
+/* Does the packet's checksum field hold the sum of the pseudo header, as before a NIC finishes it? */
+static bool checksum_unfinished(const struct packet *packet, const uint8_t *header)
+{
+	uint16_t pseudo = packet_pseudo(packet, header, packet->end - packet->l4);
+
+	return !memcmp(header + packet->l4 + packet->csum_offset, &pseudo, sizeof(pseudo));
+}
+
+void offload_recognize(struct frame *frame, uint32_t mtu)
+{
+	struct frame_offload *offload = &frame->offload;
+	uint8_t header[PACKET_HEADERS_MAX];
+	struct packet packet;
+
+	if (!packet_parse(&packet, header, packet_copy(frame, header, sizeof(header))) ||
+	    packet.end != frame->len || !checksum_unfinished(&packet, header))
+		return;
+	offload->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	offload->csum_start = (uint16_t)packet.l4;
+	offload->csum_offset = (uint16_t)packet.csum_offset;
+	if (packet.protocol != IPPROTO_TCP || frame->len <= FRAME_HEADER + mtu ||
+	    packet.payload >= FRAME_HEADER + mtu)
+		return;
+	offload->gso_type = packet.version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+	if (header[packet.l4 + TCP_FLAGS] & TCP_CWR)
+		offload->gso_type |= VIRTIO_NET_HDR_GSO_ECN;
+	offload->gso_size = (uint16_t)(FRAME_HEADER + mtu - packet.payload);
+	offload->hdr_len = (uint16_t)packet.payload;
+}
+
 uint32_t offload_needs(const struct frame *frame)
 {
 	const struct frame_offload *offload = &frame->offload;

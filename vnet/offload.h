@@ -21,6 +21,17 @@
  * one passes here before core_input(): what follows relies on it. */
 bool offload_check(const struct frame *frame);
 
+/**
+ * offload_recognize - find the offload state of a frame that came without one, from a kernel on this very host.
+ * @mtu: what the frame may be long without its Ethernet header, bytes
+ *
+ * A tunnel device leaves checksums and segmentation to the NIC, and where the way leads only through veth and bridges
+ * there is none: the frame arrives with the pseudo header's sum for a checksum, and up to 64 KiB long. Such a frame
+ * gets the state that says so. (A right checksum that looks the same by chance comes to no harm: computed anew it is
+ * the same.)
+ */
+void offload_recognize(struct frame *frame, uint32_t mtu);
+
 /*
  * offload_needs - the enum port_offload bits that a port must have to take the frame as it is; 0
  * for most, and all bits, more than any port has, for an unknown GSO type.

@@ -92,7 +92,7 @@ class Page(Topology):
             subprocess.run(["pkill", "-KILL", "-s", str(shell.pid)], check=False)
             shell.wait()
             wait_for(lambda s=shell: subprocess.run(["pgrep", "-s", str(s.pid)], capture_output=True,
-                                                    check=False).returncode, PATIENCE)
+                                                    check=False).returncode)
 
     def host_stream(self, host, server=1):
         """iperf3 from a host itself to a guest, both ways."""
@@ -141,7 +141,7 @@ class Overlay(Page):
             before = self.frames_in()
             time.sleep(1)
             return self.frames_in() - before < 50  # the guests may say a word or two of their own
-        wait_for(still, PATIENCE)
+        wait_for(still)
         self.both_ways(1, 3)
 
     def test_vnetd(self):
@@ -164,7 +164,7 @@ class Overlay(Page):
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.dir)
         self.addCleanup(shark.wait)
         self.addCleanup(shark.kill)
-        wait_for(lambda: os.path.exists(path), PATIENCE)
+        wait_for(lambda: os.path.exists(path))
         return shark
 
     def decoded(self, path, rule):

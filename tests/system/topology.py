@@ -52,7 +52,7 @@ class Topology(VmTest):
         return shown
 
     def wait_guest(self, number):
-        wait_for(lambda: not self.ctl(number, "status", check=False).returncode, PATIENCE)
+        wait_for(lambda: not self.ctl(number, "status", check=False).returncode)
         self.ctl(number, "wait", "--timeout", str(PATIENCE))
 
     def words(self, number, *words):
@@ -77,7 +77,7 @@ class Topology(VmTest):
         return not self.ctl(number, "exec", "--", "ping", "-c", "1", "-W", "1", f"192.168.7.{other}", check=False).returncode
 
     def wait_reaches(self, number, other):
-        wait_for(lambda: self.reaches(number, other), PATIENCE)
+        wait_for(lambda: self.reaches(number, other))
 
     def serve(self, server):
         """An iperf3 server in a guest, if there is none yet."""
@@ -106,5 +106,5 @@ class Topology(VmTest):
                              f"head -c {mebibytes}M /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
         wait_for(lambda: not self.ctl(sender, "exec", "--", "sh", "-c",
                                       f"nc -w 30 192.168.7.{receiver} 7070 < /tmp/sent", check=False,
-                                      seconds=3 * PATIENCE).returncode, PATIENCE, 0.5)
-        wait_for(lambda: self.in_guest(receiver, "sha256sum", "/tmp/got").split()[0] == sent, PATIENCE, 0.2)
+                                      seconds=3 * PATIENCE).returncode, 0.5)
+        wait_for(lambda: self.in_guest(receiver, "sha256sum", "/tmp/got").split()[0] == sent, 0.2)
