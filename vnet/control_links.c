@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "vnet/capture.h"
 #include "vnet/control_word.h"
 
 /* A visit of the data loop. */
@@ -37,8 +36,6 @@ static void del_run(void *arg)
 	struct port *port = control_port(visit->overlay, visit->text);
 
 	visit->rc = !port ? -ENOENT : port->kind != PORT_LINK ? -EINVAL : 0;
-	if (!visit->rc && visit->overlay->capture)
-		capture_forget(visit->overlay->capture, port);
 	if (!visit->rc)
 		links_remove(visit->overlay->links, port);
 }
