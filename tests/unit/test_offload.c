@@ -470,6 +470,30 @@ Test(offload, b5_tags_and_extension_headers_without_end)
 	}
 }
 
+/* Options of TCP are carried, whatever they say: of length 0, 1, or past the header. */
+Test(offload, b5_tcp_options_without_end)
+{
+	static const struct recipe r = {
+	    .version = 4, .payload = 3000, .gso_size = 1000, .tcp_options = 12};
+	struct offload_split *split = offload_split_create();
+	struct frame *pieces[FRAME_BATCH_MAX];
+
+	for (unsigned size = 0; size < 256; size++) {
+		struct made *made = make(&r);
+		uint8_t options[12] = {5, (uint8_t)size, 8, (uint8_t)size};
+
+		memcpy(made->bytes + made->l4 + 20, options, sizeof(options));
+		cr_assert(offload_check(&made->frame));
+		offload_split_start(split, &made->frame);
+		cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 3);
+		for (unsigned i = 0; i < 3; i++)
+			cr_assert_arr_eq((uint8_t *)pieces[i]->iov[0].iov_base + made->l4 + 20,
+					 options, sizeof(options));
+		free(made);
+	}
+	offload_split_destroy(split);
+}
+
 /* Frames cut off anywhere, with every state. */
 Test(offload, b5_truncated)
 {
