@@ -331,7 +331,9 @@ static void show_ports(struct screen *screen, const struct source *source, doubl
 	line(screen, "%-28s %-5s %6s %8s %8s %8s %8s %8s %7s %7s", "PORT", "STATE", "MTU", "IN f/s",
 	     "IN b/s", "OUT f/s", "OUT b/s", "DROP/s", "f/batch", "calls/f");
 	json_object_object_foreach(source->ports, name, port)
-	    show_port(screen, port, member(source->ports_before, name), seconds);
+	{
+		show_port(screen, port, member(source->ports_before, name), seconds);
+	}
 }
 
 static void show_port_drops(struct screen *screen, struct json_object *port,
@@ -357,7 +359,9 @@ static void show_port_drops(struct screen *screen, struct json_object *port,
 static void show_drops(struct screen *screen, const struct source *source, double seconds)
 {
 	json_object_object_foreach(source->ports, name, port)
-	    show_port_drops(screen, port, member(source->ports_before, name), seconds);
+	{
+		show_port_drops(screen, port, member(source->ports_before, name), seconds);
+	}
 }
 
 static void show_core(struct screen *screen, const struct source *source, double seconds)
