@@ -19,12 +19,12 @@
  * and the frame is dropped and counted. The batch is shown by one publish. The driver is never
  * asked to ring for new receive buffers: they are looked at when a frame is there.
  *
- * Modes: each direction is guest-driven or VMM-driven, see vnet/mode.c; the switch is the port's, and
- * counts what goes through. A VMM-driven transmit queue is looked at in each turn of the loop with
- * doorbells off; before the loop sleeps they are on, and the ring is looked at once more
- * (tx_rest()). When the queue becomes guest-driven again a visit is deferred, which ends by the same
- * two steps, so that no request is left behind. In a VMM-driven receive direction the loop spins for
- * frames from the links; there is no ring of the guest's to look at.
+ * Modes: each direction is guest-driven or VMM-driven, see vnet/mode.c; the switch is the port's,
+ * and counts what goes through. A VMM-driven transmit queue is looked at in each turn of the loop
+ * with doorbells off; before the loop sleeps they are on, and the ring is looked at once more
+ * (tx_rest()). When the queue becomes guest-driven again a visit is deferred, which ends by the
+ * same two steps, so that no request is left behind. In a VMM-driven receive direction the loop
+ * spins for frames from the links; there is no ring of the guest's to look at.
  *
  * Control: receive modes, the MAC filter table, the MAC address, the acknowledgement of an
  * announcement. A command that was not negotiated, is unknown, or is of the wrong length is
@@ -108,7 +108,7 @@ struct virtio_net {
 	struct loop_task tx_task, ctrl_task;
 	struct mode_switch modes[PORT_DIRECTIONS]; /* port.modes */
 	struct loop_poll polls[PORT_DIRECTIONS];   /* active while VMM-driven and running */
-	uint64_t rx_seen;			   /* port.counters.out_frames of the last rx_poll() */
+	uint64_t rx_seen; /* port.counters.out_frames of the last rx_poll() */
 	enum net_irq irq;
 	uint16_t mtu;
 	uint32_t frame_max;	      /* bytes */
