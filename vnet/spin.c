@@ -47,19 +47,19 @@ static void turn_found(struct spin *spin, bool slept, uint64_t passed_ns)
 		budget_grow(spin);
 }
 
-/* Returns whether the budget is to shrink. */
-static bool turn_missed(struct spin *spin, uint64_t limit_ns, uint64_t passed_ns)
+/* A turn found nothing. */
+static void turn_missed(struct spin *spin, uint64_t passed_ns)
 {
-	bool spinning = spin->spent_ns < limit_ns, shared = passed_ns >= SPIN_TURN_NS;
+	bool spinning = spin->spent_ns < spin->budget_ns, shared = passed_ns >= SPIN_TURN_NS;
 
 	spin->spent_ns += shared ? SPIN_TURN_NS : passed_ns;
 	spin->shared |= shared;
-	return spinning && (shared || spin->spent_ns >= limit_ns);
+	if (spinning && (shared || spin->spent_ns >= spin->budget_ns))
+		budget_shrink(spin);
 }
 
 bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns)
 {
-	uint64_t limit = patient ? SPIN_PATIENT_NS : spin->budget_ns;
 	uint64_t passed = now_ns - spin->last_ns;
 	bool slept = spin->slept;
 
@@ -72,9 +72,11 @@ bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns)
 		spin->shared = false;
 		return true;
 	}
-	if (!slept && turn_missed(spin, limit, passed) && !patient)
-		budget_shrink(spin);
-	return spin->spent_ns < (patient ? limit : spin->budget_ns);
+	if (!slept && patient)
+		spin->spent_ns += passed;
+	else if (!slept)
+		turn_missed(spin, passed);
+	return spin->spent_ns < (patient ? SPIN_PATIENT_NS : spin->budget_ns);
 }
 
 void spin_slept(struct spin *spin)

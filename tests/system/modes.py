@@ -116,12 +116,8 @@ class Idle(ModesTest):
                 vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},mode={mode}",
                                "--ctl", self.path(mode), "--cmdline", "mode=irq")
                 vm.wait_output("ready")
-                spins = [self.stats(mode)["sidecar_spins"]]
-
-                def rests(mode=mode, spins=spins):
-                    spins.append(self.stats(mode)["sidecar_spins"])
-                    return spins[-1] == spins[-2]
-                wait_for(rests)
+                sleeps = self.stats(mode)["sidecar_sleeps"]
+                wait_for(lambda mode=mode, sleeps=sleeps: self.stats(mode)["sidecar_sleeps"] > sleeps)
                 before = self.stats(mode)
                 for _ in range(50):
                     now = self.stats(mode)

@@ -281,12 +281,17 @@ Test(spin, is_given_up_where_others_want_the_cpu, .init = spin_setup)
 	cr_assert_eq(spin.budget_ns, SPIN_MIN_NS);
 }
 
-Test(spin, patience_is_neither_taught_nor_charged_for_others, .init = spin_setup)
+Test(spin, patience_is_not_taught, .init = spin_setup)
 {
 	uint64_t budget = spin.budget_ns;
 
-	for (unsigned i = 0; i < SPIN_PATIENT_NS / SPIN_TURN_NS - 1; i++)
-		cr_assert(spin_turn(&spin, false, true, now += 3000000));
-	cr_assert_not(spin_turn(&spin, false, true, now += 3000000));
+	for (unsigned i = 0; i < 9; i++)
+		cr_assert(spin_turn(&spin, false, true, now += SPIN_PATIENT_NS / 10));
+	cr_assert_not(spin_turn(&spin, false, true, now += SPIN_PATIENT_NS / 10));
+	cr_assert_eq(spin.budget_ns, budget);
+	spin_slept(&spin);
+	cr_assert(spin_turn(&spin, true, true, now += TURN));
+	cr_assert_eq(spin.budget_ns, budget);
+	cr_assert_eq(spin_out(true), SPIN_PATIENT_NS / TURN);
 	cr_assert_eq(spin.budget_ns, budget);
 }
