@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "vnet/frame.h"
+#include "vnet/mode.h"
 
 struct core;
 struct guest_memory;
@@ -26,12 +27,20 @@ struct device_env {
 
 /* --- network ------------------------------------------------------------------------------- */
 
+/* When the guest is interrupted for frames received. */
+enum net_irq {
+	NET_IRQ_BATCH, /* once a batch, when it is there */
+	NET_IRQ_EARLY, /* also when the batch is seen, before it is copied: the guest wakes up meanwhile */
+};
+
 struct virtio_net_options {
 	const char *name; /* port name in the overlay: "nic0" */
 	uint8_t mac[FRAME_MAC_SIZE];
 	uint32_t mtu; /* bytes, 68..65535; shown to the guest by VIRTIO_NET_F_MTU */
 	uint16_t queue_size; /* entries, a power of two, 2..VIRTQUEUE_SIZE_MAX */
 	bool offload; /* offer checksum and segmentation offloads, both ways */
+	struct mode_rules mode; /* for each direction */
+	enum net_irq irq;
 };
 
 /* The NIC is an interface port; the maker attaches virtio_net_port() to the core. */

@@ -21,14 +21,26 @@
 
 #include "vmm/irq.h"
 
+static void queue_interrupt(struct virtio_device *dev, struct virtio_queue *q)
+{
+	q->interrupts++;
+	irq_signal(dev->irqs, __atomic_load_n(&q->vector, __ATOMIC_RELAXED));
+}
+
 void virtio_queue_publish(struct virtio_device *dev, unsigned index)
+{
+	if (virtqueue_publish(&dev->queues[index].ring))
+		queue_interrupt(dev, &dev->queues[index]);
+}
+
+void virtio_queue_interrupt_early(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_queue *q = &dev->queues[index];
 
-	if (!virtqueue_publish(&q->ring))
+	if (!virtqueue_wants_interrupt(&q->ring))
 		return;
-	q->interrupts++;
-	irq_signal(dev->irqs, __atomic_load_n(&q->vector, __ATOMIC_RELAXED));
+	q->early++;
+	queue_interrupt(dev, q);
 }
 
 void virtio_broken(struct virtio_device *dev, const char *why)
@@ -55,7 +67,7 @@ bool virtio_queue_visit(struct virtio_device *dev, unsigned index, unsigned budg
 		if (served)
 			continue;
 		virtio_queue_publish(dev, index);
-		if (!virtqueue_notify_on(ring))
+		if (dev->queues[index].polled || !virtqueue_notify_on(ring))
 			return false;
 		virtqueue_notify_off(ring);
 	}

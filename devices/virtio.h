@@ -44,7 +44,13 @@ struct virtio_queue {
 	uint16_t size_max; /* entries offered, a power of two; set by the device */
 	bool enabled;      /* transport: to be started with the device; constant while it runs */
 	uint16_t vector;   /* MSI-X vector; atomic: written by vCPU threads, read by the sidecar */
-	uint64_t doorbells, interrupts, requests; /* counters, sidecar */
+	bool polled;       /* by the device: doorbells stay off between visits; sidecar */
+	/* Counters, sidecar. */
+	uint64_t kicks;      /* doorbells that the guest rang */
+	uint64_t doorbells;  /* visits that they led to */
+	uint64_t interrupts; /* raised, those before their time included */
+	uint64_t early;      /* of these: before their time */
+	uint64_t requests;
 };
 
 struct virtio_device {
@@ -80,6 +86,12 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 /* virtio_queue_publish - show pushed entries to the driver and interrupt it if it asked for that. Sidecar. */
 void virtio_queue_publish(struct virtio_device *dev, unsigned index);
 
+/*
+ * virtio_queue_interrupt_early - interrupt the driver, if it wants to be for what comes next, though nothing
+ * is there yet: it wakes up meanwhile. virtio_queue_publish() interrupts once more as it always does. Sidecar.
+ */
+void virtio_queue_interrupt_early(struct virtio_device *dev, unsigned index);
+
 /**
  * virtio_broken - a guest broke the rules: stop serving this device and ask for its reset.
  * @why: a constant string, kept in dev->broken until the reset
@@ -111,7 +123,7 @@ static inline bool virtio_queue_pop(struct virtio_device *dev, unsigned index, s
  * @serve:  serves one request, or one batch. Returns 1; 0 when the ring was empty; -1 when a request has
  *          to stay in the ring and the device will come back by itself
  *
- * Doorbells are off meanwhile, and on again when the ring is empty. Used entries are shown at the end, at
+ * Doorbells are off meanwhile, and unless the device polls on again when the ring is empty. Used entries are shown at the end, at
  * the latest. Returns true when the budget is spent: the caller defers another visit. Sidecar.
  */
 bool virtio_queue_visit(struct virtio_device *dev, unsigned index, unsigned budget,

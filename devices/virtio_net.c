@@ -19,6 +19,13 @@
  * and the frame is dropped and counted. The batch is shown by one publish. The driver is never
  * asked to ring for new receive buffers: they are looked at when a frame is there.
  *
+ * Modes: each direction is guest-driven or VMM-driven, see vnet/mode.c; the switch is the port's,
+ * and counts what goes through. A VMM-driven transmit queue is looked at in each turn of the loop
+ * with doorbells off; before the loop sleeps they are on, and the ring is looked at once more
+ * (tx_rest()). When the queue becomes guest-driven again a visit is deferred, which ends by the
+ * same two steps, so that no request is left behind. In a VMM-driven receive direction the loop
+ * spins for frames from the links; there is no ring of the guest's to look at.
+ *
  * Control: receive modes, the MAC filter table, the MAC address, the acknowledgement of an
  * announcement. A command that was not negotiated, is unknown, or is of the wrong length is
  * answered by VIRTIO_NET_ERR and changes nothing.
@@ -99,10 +106,15 @@ struct virtio_net {
 	struct virtio_device dev;
 	struct port port;
 	struct loop_task tx_task, ctrl_task;
+	struct mode_switch modes[PORT_DIRECTIONS]; /* port.modes */
+	struct loop_poll polls[PORT_DIRECTIONS];   /* active while VMM-driven and running */
+	uint64_t rx_seen; /* port.counters.out_frames of the last rx_poll() */
+	enum net_irq irq;
 	uint16_t mtu;
 	uint32_t frame_max;	      /* bytes */
 	uint64_t mac_default;	      /* as in config_word */
 	_Atomic uint64_t config_word; /* written by the sidecar, read by vCPU threads */
+	unsigned tx_taken;	      /* requests, in this visit */
 	uint32_t tx_offloads;	      /* enum port_offload bits the driver may ask for */
 	bool promiscuous, all_multicast;
 	unsigned mac_count;
@@ -263,18 +275,100 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 		virtqueue_push(&dev->queues[index].ring, tx->heads[i], 0);
 	dev->queues[index].requests += taken;
 	virtio_queue_publish(dev, index);
+	net->tx_taken += taken;
 	return taken > 0;
 }
 
 static void tx_visit(struct virtio_net *net)
 {
-	if (virtio_queue_visit(&net->dev, QUEUE_TX, TX_VISIT_BATCHES, tx_batch))
+	struct virtio_queue *q = &net->dev.queues[QUEUE_TX];
+	bool more;
+
+	net->tx_taken = 0;
+	more = virtio_queue_visit(&net->dev, QUEUE_TX, TX_VISIT_BATCHES, tx_batch);
+	mode_count(&net->modes[PORT_TX], net->tx_taken, loop_now());
+	if (more && !q->polled)
 		loop_defer(net->dev.loop, &net->tx_task);
 }
 
 static void tx_run(struct loop_task *task)
 {
 	tx_visit(container_of(task, struct virtio_net, tx_task));
+}
+
+/* --- modes ---------------------------------------------------------------------------------- */
+
+static bool tx_poll(struct loop_poll *poll, uint64_t now_ns)
+{
+	struct virtio_net *net = container_of(poll, struct virtio_net, polls[PORT_TX]);
+
+	if (virtqueue_pending(&net->dev.queues[QUEUE_TX].ring)) {
+		tx_visit(net);
+		return true;
+	}
+	mode_count(&net->modes[PORT_TX], 0, now_ns);
+	return false;
+}
+
+/* Doorbells on, for the time that the loop sleeps. */
+static bool tx_rest(struct loop_poll *poll)
+{
+	struct virtio_net *net = container_of(poll, struct virtio_net, polls[PORT_TX]);
+
+	return virtqueue_notify_on(&net->dev.queues[QUEUE_TX].ring);
+}
+
+/* The links are watched by the loop itself; this says whether they brought something. */
+static bool rx_poll(struct loop_poll *poll, uint64_t now_ns)
+{
+	struct virtio_net *net = container_of(poll, struct virtio_net, polls[PORT_RX]);
+	bool found = net->rx_seen != net->port.counters.out_frames;
+
+	net->rx_seen = net->port.counters.out_frames;
+	if (!found)
+		mode_count(&net->modes[PORT_RX], 0, now_ns);
+	return found;
+}
+
+/* Do as the mode says. */
+static void mode_apply(struct virtio_net *net, enum port_direction direction)
+{
+	const struct mode_switch *sw = &net->modes[direction];
+	struct loop_poll *poll = &net->polls[direction];
+	bool polled = sw->mode == MODE_VMM && net->dev.running;
+
+	if (direction == PORT_TX)
+		net->dev.queues[QUEUE_TX].polled = polled;
+	poll->patient = sw->rules.policy == MODE_VMM;
+	if (polled)
+		loop_poll_start(net->dev.loop, poll);
+	else
+		loop_poll_stop(net->dev.loop, poll);
+}
+
+static void tx_mode_changed(struct mode_switch *sw)
+{
+	struct virtio_net *net = container_of(sw, struct virtio_net, modes[PORT_TX]);
+
+	mode_apply(net, PORT_TX);
+	if (net->dev.running)
+		loop_defer(net->dev.loop, &net->tx_task);
+}
+
+static void rx_mode_changed(struct mode_switch *sw)
+{
+	mode_apply(container_of(sw, struct virtio_net, modes[PORT_RX]), PORT_RX);
+}
+
+static void modes_init(struct virtio_net *net, const struct mode_rules *rules)
+{
+	net->modes[PORT_TX].changed = tx_mode_changed;
+	net->modes[PORT_RX].changed = rx_mode_changed;
+	for (enum port_direction d = 0; d < PORT_DIRECTIONS; d++)
+		mode_init(&net->modes[d], rules, loop_now());
+	net->polls[PORT_TX] = (struct loop_poll){.poll = tx_poll, .rest = tx_rest};
+	net->polls[PORT_RX] = (struct loop_poll){.poll = rx_poll};
+	net->port.modes = net->modes;
 }
 
 /* --- receive -------------------------------------------------------------------------------- */
@@ -405,7 +499,10 @@ static void net_send_batch(struct port *port, struct frame *const frames[], unsi
 {
 	struct virtio_net *net = container_of(port, struct virtio_net, port);
 	struct port_counters *counters = &port->counters;
+	uint64_t before = counters->out_frames;
 
+	if (net->irq == NET_IRQ_EARLY)
+		virtio_queue_interrupt_early(&net->dev, QUEUE_RX);
 	for (unsigned i = 0; i < n; i++) {
 		enum drop_reason reason = rx_deliver(net, frames[i]);
 
@@ -419,6 +516,7 @@ static void net_send_batch(struct port *port, struct frame *const frames[], unsi
 	}
 	counters->batches++;
 	virtio_queue_publish(&net->dev, QUEUE_RX);
+	mode_count(&net->modes[PORT_RX], counters->out_frames - before, loop_now());
 }
 
 /* --- control -------------------------------------------------------------------------------- */
@@ -632,6 +730,8 @@ static void net_start(struct virtio_device *dev)
 	net->tx_offloads = host_offloads(dev->features);
 	net->port.offloads = guest_offloads(dev->features);
 	virtqueue_notify_off(&dev->queues[QUEUE_RX].ring);
+	mode_apply(net, PORT_TX);
+	mode_apply(net, PORT_RX);
 }
 
 static void net_stop(struct virtio_device *dev)
@@ -640,6 +740,9 @@ static void net_stop(struct virtio_device *dev)
 
 	loop_forget(dev->loop, &net->tx_task);
 	loop_forget(dev->loop, &net->ctrl_task);
+	loop_poll_stop(dev->loop, &net->polls[PORT_TX]);
+	loop_poll_stop(dev->loop, &net->polls[PORT_RX]);
+	dev->queues[QUEUE_TX].polled = false;
 	net->port.offloads = 0;
 	net_forget(net);
 }
@@ -722,6 +825,8 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 	device_init(&net->dev, env, opt);
 	net->tx_task.run = tx_run;
 	net->ctrl_task.run = ctrl_task_run;
+	modes_init(net, &opt->mode);
+	net->irq = opt->irq;
 	net->mtu = opt->mtu;
 	net->frame_max = FRAME_HEADER + NET_VLAN_TAGS + opt->mtu;
 	if (net->frame_max > FRAME_SIZE_MAX)

@@ -144,8 +144,10 @@ static void doorbell_rang(struct loop_watch *watch, uint32_t revents)
 	struct doorbell *bell = watch->context;
 	uint64_t count;
 
-	if ((revents & POLLIN) && read(bell->fd, &count, sizeof(count)) == sizeof(count))
-		virtio_ready(bell->vp->dev, bell->index);
+	if (!(revents & POLLIN) || read(bell->fd, &count, sizeof(count)) != sizeof(count))
+		return;
+	bell->vp->dev->queues[bell->index].kicks += count;
+	virtio_ready(bell->vp->dev, bell->index);
 }
 
 /* --- status and reset --------------------------------------------------------------------------

@@ -315,21 +315,32 @@ void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
 	vq->used_next++;
 }
 
+/* Does the driver want an interrupt for entries @old to @new - 1? */
+static bool interrupt_wanted(const struct virtqueue *vq, uint16_t old, uint16_t new)
+{
+	uint16_t event;
+
+	if (!vq->event_idx)
+		return !(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST) &
+			 VRING_AVAIL_F_NO_INTERRUPT);
+	event = __atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST);
+	return (uint16_t)(event - old) < (uint16_t)(new - old);
+}
+
 bool virtqueue_publish(struct virtqueue *vq)
 {
 	uint16_t old = vq->used_shown, new = vq->used_next;
-	uint16_t event;
 
 	if (!vq->running || old == new)
 		return false;
 	vq->used_shown = new;
 	__atomic_store_n(&vq->used->idx, new, __ATOMIC_SEQ_CST);
-	if (!vq->event_idx)
-		return !(__atomic_load_n(&vq->avail->flags, __ATOMIC_SEQ_CST) &
-			 VRING_AVAIL_F_NO_INTERRUPT);
-	event = __atomic_load_n(used_event(vq), __ATOMIC_SEQ_CST);
-	/* Is @event one of the entries shown just now, old..new-1? */
-	return (uint16_t)(event - old) < (uint16_t)(new - old);
+	return interrupt_wanted(vq, old, new);
+}
+
+bool virtqueue_wants_interrupt(const struct virtqueue *vq)
+{
+	return vq->running && interrupt_wanted(vq, vq->used_shown, vq->used_shown + 1);
 }
 
 bool virtqueue_pending(const struct virtqueue *vq)

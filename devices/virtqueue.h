@@ -89,6 +89,9 @@ void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written);
  */
 bool virtqueue_publish(struct virtqueue *vq);
 
+/* virtqueue_wants_interrupt - would the driver want one for the next entry shown? */
+bool virtqueue_wants_interrupt(const struct virtqueue *vq);
+
 /* virtqueue_pending - are there requests to take? (one read of avail.idx) */
 bool virtqueue_pending(const struct virtqueue *vq);
 

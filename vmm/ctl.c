@@ -82,8 +82,10 @@ static struct json_object *stats_device(const struct virtio_device *dev)
 		const struct virtio_queue *q = &dev->queues[i];
 		struct json_object *queue = json_object_new_object();
 
+		json_add_number(queue, "kicks", q->kicks);
 		json_add_number(queue, "doorbells", q->doorbells);
 		json_add_number(queue, "interrupts", q->interrupts);
+		json_add_number(queue, "early_interrupts", q->early);
 		json_add_number(queue, "requests", q->requests);
 		json_object_array_add(queues, queue);
 	}
@@ -114,6 +116,7 @@ struct stats_request {
 static void stats_collect(void *arg)
 {
 	struct stats_request *r = arg;
+	const struct loop_counters *loop = loop_counters(r->vm->sidecar);
 	struct json_object *devices = json_object_new_array();
 
 	for (unsigned i = 0; i < r->vm->device_count; i++)
@@ -121,7 +124,9 @@ static void stats_collect(void *arg)
 	json_object_object_add(r->result, "devices", devices);
 	if (r->vm->agent)
 		json_object_object_add(r->result, "agent", stats_agent(r->vm->agent));
-	json_add_number(r->result, "sidecar_turns", loop_turns(r->vm->sidecar));
+	json_add_number(r->result, "sidecar_turns", loop->turns);
+	json_add_number(r->result, "sidecar_sleeps", loop->sleeps);
+	json_add_number(r->result, "sidecar_spins", loop->spins);
 }
 
 static int command_stats(void *context, struct ctl_request *request)

@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,6 +121,27 @@ static void take_cmdline(void *context, const struct cmdline_option *option, cha
 	config->cmdline = value;
 }
 
+/* The items of --net that are about modes. Returns false if it is none of them. */
+static bool take_mode_item(struct mode_rules *mode, const struct cmdline_option *option, const char *item,
+			   const char *value)
+{
+	if (!strcmp(item, "mode")) {
+		if (!mode_parse(value, &mode->policy))
+			cmdline_bad(option, value, "say mode=auto, mode=guest or mode=vmm");
+	} else if (!strcmp(item, "up")) {
+		mode->up = (uint32_t)cmdline_number(option, value, 1, UINT32_MAX);
+	} else if (!strcmp(item, "down")) {
+		mode->down = (uint32_t)cmdline_number(option, value, 0, UINT32_MAX);
+	} else if (!strcmp(item, "window")) {
+		mode->window_ns = cmdline_number(option, value, 100, 10000000) * 1000;
+	} else if (!strcmp(item, "dwell")) {
+		mode->dwell_ns = cmdline_number(option, value, 0, 60000000) * 1000;
+	} else {
+		return false;
+	}
+	return true;
+}
+
 static void take_net_item(struct net_config *net, const struct cmdline_option *option, char *item)
 {
 	char *value = split_value(item);
@@ -136,8 +158,13 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		net->queue_size = (uint16_t)cmdline_number(option, value, 2, VIRTQUEUE_SIZE_MAX);
 		if (net->queue_size & (net->queue_size - 1))
 			cmdline_bad(option, value, "a queue's size is a power of two");
-	} else {
-		cmdline_bad(option, item, "it takes mac=, mtu= and queue-size=");
+	} else if (!strcmp(item, "irq")) {
+		if (strcmp(value, "batch") && strcmp(value, "early"))
+			cmdline_bad(option, value, "say irq=batch or irq=early");
+		net->irq = strcmp(value, "early") ? NET_IRQ_BATCH : NET_IRQ_EARLY;
+	} else if (!take_mode_item(&net->mode, option, item, value)) {
+		cmdline_bad(option, item,
+			    "it takes mac=, mtu=, queue-size=, mode=, up=, down=, window=, dwell= and irq=");
 	}
 }
 
@@ -151,8 +178,38 @@ static void take_net(void *context, const struct cmdline_option *option, char *v
 		cmdline_bad(option, value, "a VM has at most 8 NICs");
 	net = &config->nets[config->net_count++];
 	net->queue_size = NET_QUEUE_SIZE_DEFAULT;
+	net->mode = MODE_RULES_DEFAULT;
 	for (char *item = strtok_r(value, ",", &save); item; item = strtok_r(NULL, ",", &save))
 		take_net_item(net, option, item);
+	if (net->mode.down >= net->mode.up)
+		cmdline_bad(option, "down", "give a number below up=, or the mode would flap");
+}
+
+/* The thread of that name, or NULL. */
+static int *pin_find(struct vm_config *config, const char *name)
+{
+	unsigned index;
+	char tail;
+
+	if (!strcmp(name, "sidecar"))
+		return &config->pin_sidecar;
+	if (sscanf(name, "vcpu%u%c", &index, &tail) == 1 && index < VCPUS_MAX)
+		return &config->pin_vcpus[index];
+	return NULL;
+}
+
+static void take_pin(void *context, const struct cmdline_option *option, char *value)
+{
+	char *save = NULL;
+
+	for (char *item = strtok_r(value, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
+		const char *cpu = split_value(item);
+		int *pin = pin_find(context, item);
+
+		if (!pin || !*cpu)
+			cmdline_bad(option, item, "write sidecar=CPU and vcpu0=CPU, vcpu1=CPU, ...");
+		*pin = (int)cmdline_number(option, cpu, 0, CPU_SETSIZE - 1);
+	}
 }
 
 static void take_disk(void *context, const struct cmdline_option *option, char *value)
@@ -271,15 +328,20 @@ static const struct cmdline_option machine_options[] = {
 	{"hugepages", NULL, NULL, "back guest RAM by 2 MiB pages of the host (reserve them first)", 0,
 	 take_hugepages},
 	{"cpus", "N", NULL, "virtual CPUs, 1 to 64 (default 1)", 0, take_cpus},
+	{"pin", "sidecar=CPU,vcpu0=CPU,...", NULL,
+	 "host CPUs for these threads: the sidecar, which moves the frames, and virtual CPUs", 0, take_pin},
 	{"kernel", "FILE", "Boot",
 	 "what to start (required): a Linux bzImage, an ELF kernel with a PVH or 64-bit entry, or a ring-3 "
 	 "unikernel",
 	 0, take_kernel},
 	{"initrd", "FILE", NULL, "initial RAM file system for a Linux kernel", 0, take_initrd},
 	{"cmdline", "TEXT", NULL, "command line for the kernel", CMDLINE_EMPTY, take_cmdline},
-	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N]", "Devices",
+	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N][,mode=auto|guest|vmm]...", "Devices",
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
-	 "largest that every link carries; may be repeated",
+	 "largest that every link carries; mode: guest: the guest rings a doorbell, vmm: the sidecar polls, "
+	 "auto (default): by rate, with up=FRAMES (100), down=FRAMES (10), window=US (10000), dwell=US "
+	 "(50000); irq=batch|early: interrupt the guest when frames are there (default), or already when "
+	 "they are seen; may be repeated",
 	 CMDLINE_REPEATABLE, take_net},
 	{"disk", "FILE[,ro][,serial=NAME]", NULL,
 	 "a virtio disk: raw image file or block device; may be repeated", CMDLINE_REPEATABLE, take_disk},
@@ -340,6 +402,9 @@ static void config_check(struct vm_config *config)
 		die(STATUS_USAGE, "--link: the VM has no NIC: add --net mac=...");
 	if (config->hugepages && config->memory % (2ull << 20))
 		die(STATUS_USAGE, "--memory: with --hugepages give a multiple of 2M");
+	for (unsigned i = config->cpus; i < VCPUS_MAX; i++)
+		if (config->pin_vcpus[i] != PIN_NONE)
+			die(STATUS_USAGE, "--pin: vcpu%u: the VM has %u: say so with --cpus", i, config->cpus);
 	for (unsigned i = 0; i < config->net_count; i++)
 		if (!config->nets[i].mac_given)
 			net_default_mac(&config->nets[i], config->name, i);
@@ -391,6 +456,9 @@ void options_parse(struct vm_config *config, int argc, char *const argv[])
 		.restart = true,
 		.sandbox = true,
 	};
+	config->pin_sidecar = PIN_NONE;
+	for (unsigned i = 0; i < VCPUS_MAX; i++)
+		config->pin_vcpus[i] = PIN_NONE;
 	overlay_options_init(&config->overlay);
 	tables_set(tables, config);
 	cmd.tables = tables;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "devices/devices.h"
 #include "vnet/frame.h"
 #include "vnet/overlay.h"
 
@@ -15,12 +16,15 @@ struct cmdline_text;
 #define CONFIG_DISKS_MAX 16
 #define CONFIG_NETS_MAX  8
 #define VCPUS_MAX        64
+#define PIN_NONE         (-1)
 
 struct net_config {
 	uint8_t mac[FRAME_MAC_SIZE];
 	bool mac_given;
 	uint32_t mtu;        /* bytes; 0: from the links */
 	uint16_t queue_size; /* entries */
+	struct mode_rules mode;
+	enum net_irq irq;
 };
 
 struct disk_config {
@@ -37,6 +41,8 @@ struct vm_config {
 	uint64_t memory; /* bytes */
 	bool hugepages;
 	unsigned cpus;
+	/* Host CPUs to run on; PIN_NONE: any. */
+	int pin_sidecar, pin_vcpus[VCPUS_MAX];
 	const char *kernel, *initrd, *cmdline;
 	struct net_config nets[CONFIG_NETS_MAX];
 	unsigned net_count;

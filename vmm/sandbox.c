@@ -97,6 +97,13 @@ static int add_ioctls(scmp_filter_ctx filter, unsigned needs)
 	return rc;
 }
 
+/* Its own thread's only (--pin). */
+static int add_affinity(scmp_filter_ctx filter)
+{
+	return seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sched_setaffinity), 1,
+				SCMP_A0(SCMP_CMP_EQ, 0));
+}
+
 static int add_sockets(scmp_filter_ctx filter, unsigned needs)
 {
 	int rc = 0;
@@ -133,6 +140,8 @@ int sandbox_enter(unsigned needs)
 		rc = add_ioctls(filter, needs);
 	if (!rc)
 		rc = add_sockets(filter, needs);
+	if (!rc)
+		rc = add_affinity(filter);
 	if (!rc)
 		rc = seccomp_load(filter);
 	seccomp_release(filter);

@@ -241,6 +241,7 @@ static void *vcpu_thread(void *context)
 	/* By the thread itself: from outside it would mean opening a file, which the sandbox forbids. */
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
+	thread_pin(vcpu->vm->config->pin_vcpus[vcpu->index]);
 	do {
 		/* Cleared before the state is looked at: a kick that comes later sets it again. */
 		vcpu->run->immediate_exit = 0;

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -249,6 +250,34 @@ static int create_memory(struct vm *vm)
 	return 0;
 }
 
+/* Refused now rather than ignored later. */
+static int check_pins(const struct vm_config *config)
+{
+	cpu_set_t usable;
+	int cpu = config->pin_sidecar;
+
+	if (sched_getaffinity(0, sizeof(usable), &usable))
+		return fail(-errno, "--pin: %s", strerror(errno));
+	for (unsigned i = 0; cpu == PIN_NONE || CPU_ISSET(cpu, &usable); i++) {
+		if (i == config->cpus)
+			return 0;
+		cpu = config->pin_vcpus[i];
+	}
+	return fail(-EINVAL, "--pin: this process may not use CPU %d: nproc and taskset -p tell which", cpu);
+}
+
+void thread_pin(int cpu)
+{
+	cpu_set_t set;
+
+	if (cpu == PIN_NONE)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		warn("--pin: CPU %d: %s", cpu, strerror(errno));
+}
+
 static int create_loops(struct vm *vm)
 {
 	vm->control = loop_create(CONTROL_LOOP_ENTRIES);
@@ -308,6 +337,8 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.mtu = net->mtu ? net->mtu : mtu,
 			.queue_size = net->queue_size,
 			.offload = vm->config->overlay.offload,
+			.mode = net->mode,
+			.irq = net->irq,
 		};
 		struct virtio_device *dev;
 
@@ -408,6 +439,8 @@ int vm_create(struct vm *vm, const struct vm_config *config)
 	pthread_mutex_init(&vm->pause_lock, NULL);
 	pthread_cond_init(&vm->pause_changed, NULL);
 	rc = kvm_open(&vm->kvm);
+	if (!rc)
+		rc = check_pins(config);
 	if (!rc)
 		rc = create_files(vm);
 	if (!rc)
@@ -511,6 +544,7 @@ static void *sidecar_main(void *context)
 	int rc;
 
 	pthread_setname_np(pthread_self(), "sidecar");
+	thread_pin(vm->config->pin_sidecar);
 	rc = loop_run(vm->sidecar);
 	if (rc) {
 		warn("sidecar: %s", strerror(-rc));

@@ -99,6 +99,8 @@ void vm_pause(struct vm *vm);
 void vm_resume(struct vm *vm);
 /* vm_park - a vCPU thread waits here while the machine is paused. */
 void vm_park(struct vm *vm);
+/* thread_pin - run the calling thread on this host CPU only, or anywhere (PIN_NONE). */
+void thread_pin(int cpu);
 /* vm_state_name - "running", "paused" or "stopping". Control thread. */
 const char *vm_state_name(struct vm *vm);
 

@@ -93,6 +93,8 @@ int word_trace(struct control_call *call);
 int word_capture_start(struct control_call *call); /* control_capture.c */
 int word_capture_stop(struct control_call *call);
 int word_capture_status(struct control_call *call);
+int word_mode(struct control_call *call); /* control_mode.c */
+int word_mode_history(struct control_call *call);
 int word_metrics(struct control_call *call);
 
 #endif

@@ -4,8 +4,14 @@
  *
  * A turn: ask the kernel to poll what is not being polled, go to the kernel once (submit
  * everything, sleep until a completion or the first timer), deliver the completions, then the
- * expired timers, then the tasks that were deferred up to then. With a task queued the loop does
- * not sleep.
+ * expired timers, then the tasks that were deferred up to then, then what is polled. With a task
+ * queued the loop does not sleep.
+ *
+ * Spinning. While something is polled and spin_turn() allows, the loop does not sleep either, and
+ * goes to the kernel only with something to submit or to fetch: IORING_SQ_TASKRUN in the shared
+ * ring says that. After a turn that found nothing it yields, for the thread it waits for may be one
+ * that wants this CPU. When the budget is spent every poll is asked to rest(), and the loop sleeps
+ * until the kernel wakes it: there is no timer behind polling.
  *
  * Threads. The kernel ties a ring made with IORING_SETUP_SINGLE_ISSUER to one thread, and cancels
  * the requests of a thread that exits. So the ring is made disabled, enabled by the thread that
@@ -45,6 +51,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +60,7 @@
 #include <unistd.h>
 
 #include "vnet/loop.h"
+#include "vnet/spin.h"
 
 #define NS_PER_S      1000000000ull
 #define SLOTS_MIN     16u
@@ -61,6 +69,10 @@
 #define TAG_CANCEL    (1ull << 31) /* SLOTS_MAX leaves this bit of the slot's number free */
 #define TAG_OF_CANCEL (TAG_POLL | TAG_CANCEL)
 
+#ifndef IORING_SETUP_TASKRUN_FLAG
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+#define IORING_SQ_TASKRUN	  (1U << 2)
+#endif
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #define IORING_SETUP_DEFER_TASKRUN (1U << 13)
 #endif
@@ -91,7 +103,7 @@ struct loop {
 	bool running;	   /* in loop_run() */
 	bool draining;	   /* only operations are completed, none is started */
 	unsigned inflight; /* polls and operations whose last completion has not been read */
-	uint64_t turns;
+	struct loop_counters counters;
 
 	struct slot *slots;
 	unsigned slot_count;
@@ -100,6 +112,9 @@ struct loop {
 	struct loop_task *tasks, **tasks_end;
 	unsigned task_count;
 	struct loop_timer *timers, *timers_last;
+	struct loop_poll *polls, *poll_next; /* all, and the one to be called next */
+	struct spin spin;
+	bool spinning;
 
 	/* Any thread. */
 	int wake_fd;
@@ -113,7 +128,7 @@ struct loop {
 	struct call *calls, **calls_end;
 };
 
-static uint64_t now_ns(void)
+uint64_t loop_now(void)
 {
 	struct timespec ts;
 
@@ -127,8 +142,9 @@ static uint64_t now_ns(void)
 static int ring_open(struct io_uring *ring, unsigned entries)
 {
 	static const unsigned tries[] = {
-	    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
-	    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
+	    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		IORING_SETUP_SUBMIT_ALL,
+	    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
 	    0,
 	};
 	int err = -EINVAL;
@@ -172,10 +188,11 @@ static bool ring_error_lasts(int ret)
 /* Go to the kernel, once. Sleeps at most until the first timer, not at all with @wait unset. */
 static int ring_enter(struct loop *loop, bool wait)
 {
-	uint64_t now = wait && loop->timers ? now_ns() : 0;
+	uint64_t now = wait && loop->timers ? loop_now() : 0;
 	int ret;
 
-	loop->turns++;
+	loop->counters.turns++;
+	loop->counters.sleeps += wait;
 	if (!wait || (loop->timers && loop->timers->expiry_ns <= now)) {
 		ret = io_uring_submit_and_get_events(&loop->ring);
 	} else if (!loop->timers) {
@@ -191,6 +208,15 @@ static int ring_enter(struct loop *loop, bool wait)
 		ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
 	}
 	return ring_error_lasts(ret) ? ret : 0;
+}
+
+/* Whether going to the kernel would bring anything. */
+static bool ring_due(const struct loop *loop)
+{
+	unsigned flags = __atomic_load_n(loop->ring.sq.kflags, __ATOMIC_RELAXED);
+
+	return io_uring_sq_ready(&loop->ring) || io_uring_cq_ready(&loop->ring) ||
+	       (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
 }
 
 /* --- watches ------------------------------------------------------------------------------- */
@@ -355,7 +381,7 @@ static void tasks_run(struct loop *loop)
 
 int loop_arm(struct loop *loop, struct loop_timer *timer, uint64_t ns)
 {
-	uint64_t now = now_ns();
+	uint64_t now = loop_now();
 	struct loop_timer *before;
 
 	loop_disarm(timer);
@@ -389,13 +415,75 @@ static void timers_run(struct loop *loop)
 
 	if (!loop->timers)
 		return;
-	now = now_ns(); /* once: a timer that arms itself for at once must not keep us here */
+	now = loop_now(); /* once: a timer that arms itself for at once must not keep us here */
 	while (loop->timers && loop->timers->expiry_ns < now) {
 		struct loop_timer *timer = loop->timers;
 
 		loop_disarm(timer);
 		timer->expired(timer);
 	}
+}
+
+/* --- polling -------------------------------------------------------------------------------- */
+
+void loop_poll_start(struct loop *loop, struct loop_poll *poll)
+{
+	if (poll->active)
+		return;
+	poll->active = true;
+	poll->prev = NULL;
+	poll->next = loop->polls;
+	if (poll->next)
+		poll->next->prev = poll;
+	loop->polls = poll;
+	spin_begin(&loop->spin);
+	loop->spinning = true;
+}
+
+void loop_poll_stop(struct loop *loop, struct loop_poll *poll)
+{
+	if (!poll->active)
+		return;
+	poll->active = false;
+	if (loop->poll_next == poll)
+		loop->poll_next = poll->next;
+	*(poll->prev ? &poll->prev->next : &loop->polls) = poll->next;
+	if (poll->next)
+		poll->next->prev = poll->prev;
+	loop->spinning &= loop->polls != NULL;
+}
+
+static void polls_run(struct loop *loop)
+{
+	bool found = false, patient = false;
+	struct loop_poll *poll;
+	uint64_t now;
+
+	if (!loop->polls)
+		return;
+	now = loop_now();
+	for (poll = loop->polls; poll; poll = loop->poll_next) {
+		loop->poll_next = poll->next;
+		patient |= poll->patient;
+		found |= poll->poll(poll, now);
+	}
+	loop->spinning = spin_turn(&loop->spin, found, patient, now) && loop->polls;
+	if (loop->spinning && !found)
+		sched_yield();
+}
+
+/* Whether the loop may sleep, as far as what is polled goes. */
+static bool polls_rest(struct loop *loop)
+{
+	if (!loop->polls)
+		return true;
+	if (loop->spinning)
+		return false;
+	for (struct loop_poll *poll = loop->polls; poll; poll = poll->next)
+		if (poll->rest && poll->rest(poll))
+			return false;
+	spin_slept(&loop->spin);
+	return true;
 }
 
 /* --- calls --------------------------------------------------------------------------------- */
@@ -519,16 +607,22 @@ static void completions_run(struct loop *loop)
 
 static int loop_turn(struct loop *loop)
 {
-	int err;
+	int err = 0;
+	bool sleep;
 
 	if (loop->unarmed)
 		watches_arm(loop);
-	err = ring_enter(loop, !loop->tasks && !loop->unarmed);
+	sleep = !loop->tasks && !loop->unarmed && polls_rest(loop);
+	if (sleep || !loop->spinning || ring_due(loop))
+		err = ring_enter(loop, sleep);
+	else
+		loop->counters.spins++;
 	if (err)
 		return err;
 	completions_run(loop);
 	timers_run(loop);
 	tasks_run(loop);
+	polls_run(loop);
 	return 0;
 }
 
@@ -612,9 +706,14 @@ struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op)
 	return sqe;
 }
 
+const struct loop_counters *loop_counters(const struct loop *loop)
+{
+	return &loop->counters;
+}
+
 uint64_t loop_turns(const struct loop *loop)
 {
-	return loop->turns;
+	return loop->counters.turns;
 }
 
 /* --- making and unmaking ------------------------------------------------------------------- */
@@ -629,6 +728,7 @@ struct loop *loop_create(unsigned entries)
 	loop->tasks_end = &loop->tasks;
 	loop->calls_end = &loop->calls;
 	loop->wake.ready = wake_ready;
+	spin_init(&loop->spin);
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_cond_init(&loop->changed, NULL);
 

@@ -64,6 +64,31 @@ struct loop_timer {
 	bool armed;
 };
 
+/*
+ * Something that is looked at in each turn, because it cannot wake the loop or is about to be busy. While
+ * there is one, the loop spins for a bounded time (spin.h) before it sleeps. The owner sets all but what
+ * is the loop's; a callback may start and stop any of them.
+ */
+struct loop_poll {
+	/* Do what there is to do. Returns whether there was something. */
+	bool (*poll)(struct loop_poll *poll, uint64_t now_ns);
+	/*
+	 * The loop is about to sleep: from now on, what comes has to wake it. Returns true when something
+	 * is there already; then the loop does not sleep. May be NULL.
+	 */
+	bool (*rest)(struct loop_poll *poll);
+	bool patient; /* spin long (SPIN_PATIENT_NS), whether it pays or not */
+	struct loop_poll *prev, *next;
+	bool active;
+};
+
+/* How often the loop went round. */
+struct loop_counters {
+	uint64_t turns;	 /* went to the kernel */
+	uint64_t sleeps; /* of these: ready to sleep there */
+	uint64_t spins;	 /* went round without going to the kernel */
+};
+
 /**
  * loop_create - make a loop.
  * @entries: operations that are handed to the kernel in one system call, 1..4096
@@ -132,7 +157,16 @@ struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op);
  */
 void loop_settle(struct loop *loop, const unsigned *pending);
 
-/* loop_turns - number of times the loop went to the kernel, for the counters. */
+/* loop_poll_start, loop_poll_stop - poll from the next turn on, or no longer. Twice is fine. */
+void loop_poll_start(struct loop *loop, struct loop_poll *poll);
+void loop_poll_stop(struct loop *loop, struct loop_poll *poll);
+
+/* loop_counters - how often the loop went round; the loop's thread keeps them up to date. */
+const struct loop_counters *loop_counters(const struct loop *loop);
+/* loop_turns - loop_counters()->turns */
 uint64_t loop_turns(const struct loop *loop);
+
+/* loop_now - CLOCK_MONOTONIC in nanoseconds. Any thread. */
+uint64_t loop_now(void);
 
 #endif

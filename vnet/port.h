@@ -13,6 +13,7 @@
 #define PORT_NAME_MAX 80 /* the longest: udp://[ADDRESS%SCOPE]:PORT */
 
 struct core;
+struct mode_switch;
 struct port;
 
 enum port_kind { PORT_INTERFACE, PORT_LINK };
@@ -59,6 +60,9 @@ enum port_offload {
 	PORT_OFFLOADS = (1 << 5) - 1,
 };
 
+/* As the guest sees it. */
+enum port_direction { PORT_TX, PORT_RX, PORT_DIRECTIONS };
+
 enum link_state {
 	LINK_DOWN,  /* the peer does not answer, or the transport fails */
 	LINK_PLAIN, /* carries frames; the peer has never answered a hello: not weft, or not there yet */
@@ -96,6 +100,7 @@ struct port {
 	unsigned index;           /* position in the core, set by core_attach() */
 	uint32_t mtu;             /* largest guest MTU the port can carry, bytes; may change while attached */
 	uint32_t offloads;        /* enum port_offload; may change while attached (between batches) */
+	struct mode_switch *modes; /* of an interface: enum port_direction; NULL: it has none */
 	struct port_counters counters;
 };
 

@@ -16,7 +16,7 @@ NONSENSE = "/no/such/%%/\x7f"
 # Options whose value is a path: what is wrong with it is the environment's matter.
 PATHS = ("kernel", "initrd", "disk", "agent", "ctl", "overlay", "key-file")
 # A good value for each option, so that it can be given twice.
-GOOD = {"config": "empty.ini", "name": "x", "memory": "16M", "cpus": "1", "kernel": guest("hello"),
+GOOD = {"config": "empty.ini", "name": "x", "memory": "16M", "cpus": "1", "pin": "sidecar=0", "kernel": guest("hello"),
         "initrd": guest("hello"), "cmdline": "x", "net": "mtu=1500", "disk": "disk.raw", "agent": "a.sock",
         "console": "off", "escape": "^A", "listen": "udp://127.0.0.1:6081", "link": "udp://127.0.0.1:6082",
         "vni": "1", "route": "to all", "overlay": "empty.ini", "key-file": "empty.ini", "offload": "off",

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <liburing.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -968,6 +969,154 @@ Test(loop, interrupted_sleep)
 	}
 	loop_stop(loop);
 	pthread_join(runner, NULL);
+	loop_destroy(loop);
+}
+
+/* --- polling -------------------------------------------------------------------------------- */
+
+struct poller {
+	struct loop_poll poll;
+	struct loop *loop;
+	unsigned polls, rests, find, stop_at; /* find: times that there is something, from now on */
+	struct loop_poll *other;	      /* to be stopped */
+	int fd;				      /* made ready when the loop rests, or 0 */
+};
+
+static bool poller_poll(struct loop_poll *poll, uint64_t now)
+{
+	struct poller *p = container_of(poll, struct poller, poll);
+
+	cr_assert(now && now <= loop_now());
+	p->polls++;
+	if (p->other)
+		loop_poll_stop(p->loop, p->other);
+	if (p->polls == p->stop_at)
+		loop_stop(p->loop);
+	return p->find && p->find--;
+}
+
+static bool poller_rest(struct loop_poll *poll)
+{
+	struct poller *p = container_of(poll, struct poller, poll);
+
+	if (++p->rests == p->stop_at)
+		loop_stop(p->loop);
+	if (p->fd)
+		event_set(p->fd);
+	return p->find;
+}
+
+static struct poller poller_new(struct loop *loop)
+{
+	return (struct poller){.poll = {.poll = poller_poll, .rest = poller_rest}, .loop = loop};
+}
+
+Test(loop, polls_in_each_turn_and_then_sleeps)
+{
+	struct loop *loop = loop_new();
+	struct poller p = poller_new(loop);
+	uint64_t spins;
+
+	loop_poll_start(loop, &p.poll);
+	loop_poll_start(loop, &p.poll);
+	run_until(loop, p.rests > 0);
+	spins = loop_counters(loop)->spins;
+	cr_assert_gt(p.polls, 0);
+	cr_assert_leq(spins, p.polls);
+	run_for(loop, MS); /* woken by the timer, which buys no spinning */
+	cr_assert_eq(loop_counters(loop)->spins, spins);
+	loop_poll_stop(loop, &p.poll);
+	loop_poll_stop(loop, &p.poll);
+	p.polls = 0;
+	run_for(loop, MS);
+	cr_assert_eq(p.polls, 0);
+	loop_destroy(loop);
+}
+
+/* What an idle loop costs is counted: each wake-up is a few turns and no spinning. */
+Test(loop, wake_ups_without_work_buy_no_spinning)
+{
+	struct loop *loop = loop_new();
+	struct poller p = poller_new(loop);
+	struct counter counter = {.clear = true, .stop_at = 1000};
+	struct loop_counters before;
+	unsigned polls;
+
+	loop_poll_start(loop, &p.poll);
+	run_until(loop, p.rests > 0);
+	before = *loop_counters(loop);
+	polls = p.polls;
+	p.fd = event_new();
+	counter_watch(loop, &counter, p.fd);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(counter.calls, 1000);
+	cr_assert_eq(loop_counters(loop)->spins, before.spins);
+	cr_assert_leq(loop_counters(loop)->turns - before.turns, 1010);
+	cr_assert_leq(p.polls - polls, 1010);
+	loop_unwatch(&counter.watch);
+	close(p.fd);
+	loop_destroy(loop);
+}
+
+Test(loop, does_not_sleep_when_rest_finds_something)
+{
+	struct loop *loop = loop_new();
+	struct poller p = poller_new(loop);
+
+	loop_poll_start(loop, &p.poll);
+	run_until(loop, p.rests > 0);
+	p.find = 1; /* as if it had come just now */
+	p.stop_at = p.polls + 1;
+	cr_assert_eq(loop_run(loop), 0); /* nothing would wake it */
+	cr_assert_eq(p.find, 0);
+	loop_poll_stop(loop, &p.poll);
+	loop_destroy(loop);
+}
+
+/* Watches, timers and other threads are heard while the loop spins. */
+Test(loop, spinning_hears_the_rest)
+{
+	struct loop *loop = loop_new();
+	struct poller p = poller_new(loop);
+	struct counter counter = {.clear = true, .stop_at = 1};
+	int fd = event_new();
+
+	p.find = UINT_MAX; /* it always spins */
+	loop_poll_start(loop, &p.poll);
+	run_for(loop, MS);
+	counter_watch(loop, &counter, fd);
+	event_set(fd);
+	cr_assert_eq(loop_run(loop), 0);
+	cr_assert_eq(counter.calls, 1);
+	cr_assert_eq(p.rests, 0);
+	cr_assert_eq(loop_counters(loop)->sleeps, 0);
+	loop_unwatch(&counter.watch);
+	close(fd);
+	loop_destroy(loop);
+}
+
+Test(loop, polls_stop_each_other)
+{
+	struct loop *loop = loop_new();
+	struct poller p[3];
+
+	for (unsigned stopper = 0; stopper < 3; stopper++) {
+		for (unsigned victim = 0; victim < 3; victim++) {
+			for (unsigned i = 0; i < 3; i++) {
+				p[i] = poller_new(loop);
+				loop_poll_start(loop, &p[i].poll);
+			}
+			p[stopper].other = &p[victim].poll;
+			p[stopper].stop_at = 1;
+			cr_assert_eq(loop_run(loop), 0);
+			for (unsigned i = 0; i < 3; i++) {
+				cr_assert_leq(p[i].polls, 1);
+				cr_assert(p[i].polls == 1 || i == victim);
+				cr_assert_eq(p[i].poll.active, i != victim);
+				loop_poll_stop(loop, &p[i].poll);
+			}
+		}
+	}
 	loop_destroy(loop);
 }
 

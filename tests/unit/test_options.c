@@ -148,3 +148,31 @@ Test(options, overlay)
 	cr_assert_str_eq(config.overlay.routes[1], "b");
 	cr_assert_null(config.overlay.routes[2]);
 }
+
+Test(options, who_drives_a_nic)
+{
+	struct vm_config config =
+	    parse("--kernel k --net mtu=1500 --net mode=vmm,irq=early "
+		  "--net mode=guest,up=5,down=4,window=100,dwell=0");
+
+	cr_assert_eq(config.nets[0].mode.policy, MODE_AUTO);
+	cr_assert_eq(config.nets[0].mode.up, 100);
+	cr_assert_eq(config.nets[0].mode.down, 10);
+	cr_assert_eq(config.nets[0].irq, NET_IRQ_BATCH);
+	cr_assert_eq(config.nets[1].mode.policy, MODE_VMM);
+	cr_assert_eq(config.nets[1].irq, NET_IRQ_EARLY);
+	cr_assert_eq(config.nets[2].mode.policy, MODE_GUEST);
+	cr_assert_eq(config.nets[2].mode.up, 5);
+	cr_assert_eq(config.nets[2].mode.down, 4);
+	cr_assert_eq(config.nets[2].mode.window_ns, 100000);
+	cr_assert_eq(config.nets[2].mode.dwell_ns, 0);
+}
+
+Test(options, pins)
+{
+	struct vm_config config = parse("--kernel k --cpus 3 --pin sidecar=7,vcpu2=0");
+
+	cr_assert_eq(config.pin_sidecar, 7);
+	cr_assert_eq(config.pin_vcpus[2], 0);
+	cr_assert_eq(config.pin_vcpus[0], PIN_NONE);
+}

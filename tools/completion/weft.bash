@@ -57,6 +57,7 @@ _weft_ctl() {
 		matrix | metrics | help) _weft_reply "--json" ;;
 		link | route | mac | capture) _weft_overlay "$1" "${COMP_WORDS[1]}" ;;
 		trace) _weft_reply "dst src $(_weft_ports "$1" "${COMP_WORDS[1]}")" ;;
+		mode) _weft_reply "history tx rx auto guest vmm $(_weft_ports "$1" "${COMP_WORDS[1]}")" ;;
 		*) COMPREPLY=() ;;
 		esac
 		;;

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who drives a NIC, guest or VMM: doorbells, interrupts and copies, by their counters. Nothing is timed."""
+import os
+
+import tap
+from vmm_net import HOST, MAC_A, MAC_B, PORTS
+from weft import STATUS_ENVIRONMENT, STATUS_USAGE, VmTest, guest, needs_kvm, wait_for
+
+ENOUGH = 20000  # frames
+RX, TX = 0, 1   # queues
+BUSY = "mode=auto,up=2,down=1,window=1000000"  # what any traffic is
+
+
+class ModesTest(VmTest):
+    def netbench(self, name, ports, mac, net, cmdline):
+        return self.weft("--kernel", guest("netbench"), "--memory", "64M", "--net", f"mac={mac},{net}",
+                         "--listen", f"udp://{HOST}:{ports[0]}", "--link", f"udp://{HOST}:{ports[1]}",
+                         "--ctl", self.path(name), "--cmdline", cmdline)
+
+    def stream(self, net, server_mode="poll"):
+        """A server and a client that sends until the test ends."""
+        ports = next(PORTS), next(PORTS)
+        server = self.netbench("server", ports, MAC_A, net, f"role=server mode={server_mode}")
+        server.wait_output("server ready")
+        self.netbench("client", ports[::-1], MAC_B, net, "role=client test=stream seconds=100000")
+        self.advance("client", TX, ENOUGH // 4)
+
+    def stats(self, name):
+        with self.control(self.path(name)) as control:
+            return control.request("stats")["result"]
+
+    def queue(self, name, index):
+        return self.stats(name)["devices"][0]["queues"][index]
+
+    def advance(self, name, index, count):
+        """Wait until the queue has had so many more requests; how much its counters grew."""
+        before = self.queue(name, index)
+
+        def later():
+            now = self.queue(name, index)
+            return now["requests"] - before["requests"] >= count and now
+        return {key: value - before[key] for key, value in wait_for(later).items()}
+
+    def line(self, name, line):
+        with self.control(self.path(name)) as control:
+            return control.request("overlay", line=line)
+
+    def mode(self, name, direction):
+        rows = self.line(name, "mode")["result"]
+        return next(row for row in rows if row["direction"] == direction)
+
+
+@needs_kvm
+class Driven(ModesTest):
+    def test_vmm_driven_at_saturation(self):
+        self.stream("mode=vmm")
+        grown = self.advance("client", TX, ENOUGH)
+        self.assertLessEqual(grown["kicks"], grown["requests"] / 1000)
+        self.assertGreaterEqual(self.mode("client", "tx")["vmm_frames"], ENOUGH)
+        self.assertEqual(self.mode("client", "tx")["guest_frames"], 0)
+
+    def test_copies(self):
+        """None on the way out, one on the way in."""
+        self.stream("mode=vmm")
+        self.advance("server", RX, ENOUGH // 10)
+        client, server = self.stats("client"), self.stats("server")
+        sent = [port for port in client["ports"] if port["type"] == "udp"]
+        nic = next(port for port in server["ports"] if port["type"] == "nic")
+        self.assertGreater(sum(port["out_frames"] for port in sent), ENOUGH // 10)
+        self.assertEqual(sum(port["copied_bytes"] for port in sent + client["endpoints"]), 0)
+        self.assertGreater(nic["out_frames"], 0)
+        self.assertLessEqual(sum(port["copied_bytes"] for port in server["ports"]), nic["out_bytes"])
+        self.assertEqual(sum(endpoint["copied_bytes"] for endpoint in server["endpoints"]), 0)
+
+    def test_changed_while_frames_flow(self):
+        self.stream("mode=guest")
+        self.assertEqual(self.line("client", "mode nic0 tx vmm"), {"ok": True, "result": {}})
+        grown = self.advance("client", TX, ENOUGH)
+        self.assertLessEqual(grown["kicks"], grown["requests"] / 1000)
+        self.line("client", "mode nic0 guest")
+        # A kick that was lost would stop the client for ever.
+        wait_for(lambda: self.mode("client", "tx")["guest_frames"] >= 2 * ENOUGH)
+        history = [row["mode"] for row in self.line("client", "mode history")["result"] if row["direction"] == "tx"]
+        self.assertEqual(history, ["vmm", "guest"])
+        self.assertEqual(self.mode("client", "rx")["switches"], 0)
+
+    def test_auto(self):
+        """What sends is driven by the VMM there, what receives here."""
+        self.stream(BUSY)
+        wait_for(lambda: self.mode("client", "tx")["vmm_frames"] >= ENOUGH)
+        wait_for(lambda: self.mode("server", "rx")["vmm_frames"] > 0)
+        self.assertGreaterEqual(self.mode("client", "tx")["switches"], 1)
+
+    def test_interrupts(self):
+        """At most one a batch, and with irq=early one more."""
+        for irq, most in ("batch", 1), ("early", 2):
+            with self.subTest(irq):
+                self.stream(f"mode=guest,irq={irq}", server_mode="irq")
+                wait_for(lambda: self.queue("server", RX)["early_interrupts" if irq == "early" else "interrupts"])
+                self.advance("server", RX, ENOUGH // 10)
+                stats = self.stats("server")
+                nic = next(port for port in stats["ports"] if port["type"] == "nic")
+                queue = stats["devices"][0]["queues"][RX]
+                self.assertGreater(queue["interrupts"], 0)
+                self.assertLessEqual(queue["interrupts"], most * nic["batches"])
+                self.end_all()
+
+
+@needs_kvm
+class Idle(ModesTest):
+    def test_does_not_spin(self):
+        """What the sidecar does for a VM that does nothing: it goes round when it is asked something."""
+        for mode in ("guest", "vmm", "auto"):
+            with self.subTest(mode):
+                vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},mode={mode}",
+                               "--ctl", self.path(mode), "--cmdline", "mode=irq")
+                vm.wait_output("ready")
+                sleeps = self.stats(mode)["sidecar_sleeps"]
+                wait_for(lambda mode=mode, sleeps=sleeps: self.stats(mode)["sidecar_sleeps"] > sleeps)
+                before = self.stats(mode)
+                for _ in range(50):
+                    now = self.stats(mode)
+                self.assertEqual(now["sidecar_spins"], before["sidecar_spins"])
+                self.assertLess(now["sidecar_turns"] - before["sidecar_turns"], 50 * 20)
+                vm.end()
+
+
+@needs_kvm
+class Pin(ModesTest):
+    def test_threads(self):
+        cpu = min(os.sched_getaffinity(0))
+        vm = self.endless("--cpus", "2", "--pin", f"sidecar={cpu},vcpu1={cpu}")
+        vm.wait_output("ready")
+        found = {}
+        for task in os.listdir(f"/proc/{vm.pid}/task"):
+            with open(f"/proc/{vm.pid}/task/{task}/comm", encoding="ascii") as file:
+                found[file.read().strip()] = os.sched_getaffinity(int(task))
+        self.assertEqual(found["sidecar"], {cpu})
+        self.assertEqual(found["vcpu1"], {cpu})
+        self.assertEqual(found["vcpu0"], os.sched_getaffinity(0))
+
+    def test_refused(self):
+        unusable = next(cpu for cpu in range(1024) if cpu not in os.sched_getaffinity(0))
+        self.assert_refused(self.endless("--pin", f"vcpu0={unusable}"), STATUS_ENVIRONMENT, f"--pin: .*CPU {unusable}")
+        for value in "vcpu0", "vcpu0=", "vcpu=1", "vcpu01x=1", "other=1", "vcpu64=0", "sidecar=1024", "vcpu1=0":
+            with self.subTest(value):
+                self.assert_refused(self.endless("--pin", value), STATUS_USAGE, "--pin")
+
+
+@needs_kvm
+class Words(ModesTest):
+    def test_refused(self):
+        for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "dwell=-1", "irq=late", "irq=":
+            with self.subTest(net):
+                self.assert_refused(self.hello("--net", net), STATUS_USAGE, "--net")
+        vm = self.endless("--ctl", self.path("ctl"))
+        vm.wait_output("ready")
+        for line in "mode nic0", "mode nic0 fast", "mode nic0 up vmm", "mode nic1 vmm", "mode tx vmm", "mode history 3":
+            with self.subTest(line):
+                self.assertFalse(self.line("ctl", line)["ok"])
+        self.assertEqual([row["policy"] for row in self.line("ctl", "mode")["result"]], ["auto", "auto"])
+
+
+if __name__ == "__main__":
+    tap.main(__name__)

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who drives a queue: its guest, by doorbells, or the VMM, by polling. A pure state machine of
+ * counts and times; whoever owns the queue acts on it.
+ */
+#ifndef WEFT_MODE_H
+#define WEFT_MODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MODE_HISTORY 16u /* switches that are remembered */
+
+enum mode { MODE_GUEST, MODE_VMM, MODES, MODE_AUTO = MODES };
+
+/* Thresholds for MODE_AUTO: frames in a window. */
+struct mode_rules {
+	enum mode policy;   /* MODE_AUTO: by rate */
+	uint32_t up, down;  /* VMM-driven from @up frames on, guest-driven below @down */
+	uint64_t window_ns; /* what frames are counted over; 0 counts as 1 */
+	uint64_t dwell_ns;  /* least time between two switches */
+};
+
+/* VNET/P's thresholds, 10^4 and 10^3 frames a second. */
+#define MODE_RULES_DEFAULT                                                                         \
+	((struct mode_rules){.policy = MODE_AUTO,                                                  \
+			     .up = 100,                                                            \
+			     .down = 10,                                                           \
+			     .window_ns = 10000000,                                                \
+			     .dwell_ns = 50000000})
+
+struct mode_event {
+	enum mode mode; /* switched to */
+	uint64_t at_ns;
+	uint64_t frames; /* a window, which decided; 0 when the user did */
+};
+
+/* The data loop's. To be read; changed by the functions below. */
+struct mode_switch {
+	struct mode_rules rules;
+	enum mode mode; /* MODE_GUEST or MODE_VMM */
+	void (*changed)(
+	    struct mode_switch *sw); /* the mode or policy is another now; the owner's */
+
+	uint64_t window_start_ns, window_frames;
+	uint64_t changed_ns;	/* the last switch */
+	uint64_t frames[MODES]; /* counted in each mode */
+	uint64_t switches;
+	struct mode_event history[MODE_HISTORY]; /* switch number n is in n % MODE_HISTORY */
+};
+
+/* mode_init - begin, with the first switch possible at once. Nothing but sw->changed is kept. */
+void mode_init(struct mode_switch *sw, const struct mode_rules *rules, uint64_t now_ns);
+
+/**
+ * mode_count - @frames more went through the queue.
+ *
+ * Time never runs backwards. With 0 frames: only look whether a window has ended. Calls
+ * sw->changed() when that changes the mode.
+ */
+void mode_count(struct mode_switch *sw, uint64_t frames, uint64_t now_ns);
+
+/* mode_choose - follow another policy from now on. */
+void mode_choose(struct mode_switch *sw, enum mode policy, uint64_t now_ns);
+
+/* mode_name - "guest", "vmm" or "auto". */
+const char *mode_name(enum mode mode);
+/* mode_parse - the mode of that name. Returns false if there is none. */
+bool mode_parse(const char *name, enum mode *mode);
+
+#endif

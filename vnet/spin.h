@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* How long a loop looks for work before it sleeps. A pure state machine of times. */
+#ifndef WEFT_SPIN_H
+#define WEFT_SPIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SPIN_MIN_NS	5000u	    /* the least a loop spins */
+#define SPIN_MAX_NS	200000u	    /* the most it learns to */
+#define SPIN_PATIENT_NS 1000000000u /* when it was told to */
+#define SPIN_TURN_NS	20000u /* a turn cannot take longer by itself: another thread had the CPU */
+
+struct spin {
+	uint64_t budget_ns; /* may be spent in turns that find nothing */
+	uint64_t spent_ns;
+	uint64_t last_ns; /* the last turn */
+	bool shared;	  /* another thread had the CPU since work was last found */
+	bool slept;	  /* since then */
+};
+
+/* spin_init - with a budget in the middle. */
+void spin_init(struct spin *spin);
+/* spin_begin - there is something new to look at: the whole budget may be spent. */
+void spin_begin(struct spin *spin);
+
+/**
+ * spin_turn - a turn has been made.
+ * @found:   whether it found work
+ * @patient: spend SPIN_PATIENT_NS, and learn nothing
+ *
+ * Returns whether to go on; otherwise the loop sleeps, and says so by spin_slept().
+ */
+bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns);
+
+/* spin_slept - the loop goes to sleep now. */
+void spin_slept(struct spin *spin);
+
+#endif
