@@ -110,6 +110,10 @@ $(B)/bench/%: $(B)/tests/bench/%.o $(B)/libvnet.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+$(B)/bench/pingpong: $(B)/guest-images/tty/pingpong.o
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^
+
 build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c devices/*.c) $(VMM_SRC) build/dsdt.hex
 	$(call say,FUZZ,$@)
 	$(Q)mkdir -p $(@D) && clang -g -O1 -std=c17 -D_GNU_SOURCE -I. -Ibuild -fsanitize=fuzzer,address,undefined \
