@@ -315,10 +315,6 @@ class RawUdp(Contestant):
     about = "no guests, no overlay: UDP with UDP_SEGMENT and UDP_GRO from process to process"
     kind = "frames"
 
-    @classmethod
-    def takes(cls, phase):
-        return phase.guest != MTU_LARGEST
-
     def begin(self):
         self.wire()
         self.client, self.server = (NamespaceHost(self.lab.underlay, host) for host in self.hosts)

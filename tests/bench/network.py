@@ -25,8 +25,8 @@ RETRIES = 2
 FAILURES_MAX = 2
 SETTLE_S = 0.05       # after a sample, until everyone sleeps
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
-FULL = {"rounds": 7, "seconds": 2, "quiet": (10, 600), "limit": float("inf"), "retries": RETRIES}
-QUICK = {"rounds": 3, "seconds": 1, "quiet": (1, 10), "limit": 110, "retries": 0}
+FULL = {"rounds": 7, "seconds": 2, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
+QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 110, "retries": 0}
 
 
 class Progress:
@@ -70,6 +70,9 @@ class Table:
         for metric, value in values.items():
             self.values.setdefault((phase.guest, metric, contestant), []).append(value)
 
+    def contestants(self):
+        return {contestant for _, _, contestant in self.values}
+
     def rows(self):
         """For each phase, metric and contestant: median, least, most, and how many times as good the reference is."""
         rows = []
@@ -92,10 +95,12 @@ class Table:
 
 
 class Run:
-    def __init__(self, directory, options, only):
-        self.directory, self.options, self.only = directory, options, only
+    def __init__(self, directory, quick, only, **options):
+        """The options replace those of FULL or QUICK."""
+        self.directory, self.quick, self.only = directory, quick, only
+        self.options = options = {**(QUICK if quick else FULL), **options}
         self.table = Table()
-        self.quiet = Quiet(*options["quiet"])
+        self.quiet = Quiet(options["once"], options["patience"])
         self.end = time.monotonic() + options["limit"]
         self.out = {}  # (phase, cell, contestant): failures
         self.progress = Progress(sum(len(pairs) for pairs in self.plan().values()) * options["rounds"])
@@ -107,7 +112,7 @@ class Run:
     def pairs(self, phase):
         return [(cell, cls) for cell in CELLS for cls in contestants.CONTESTANTS
                 if cell.kind == cls.kind and cls.takes(phase) and not contestants.missing(cls)
-                and phase in (cell.quick if self.options is QUICK else cell.phases)
+                and phase in (cell.quick if self.quick else cell.phases)
                 and all(word in f"{phase.guest}/{cell.name}/{cls.name}" for word in self.only)]
 
     def run(self):
@@ -161,13 +166,13 @@ class Run:
                     self.failed(started[cls], cell, error)
 
     def sample(self, cell, contestant):
-        for _ in range(self.options["retries"] + 1):
+        for left in reversed(range(self.options["retries"] + 1)):
             before = self.quiet.wait()
             values = cell.sample(contestant, self.options["seconds"])
             time.sleep(SETTLE_S)
             if before and self.quiet.now():
                 return values
-            if self.quiet.left <= 0:
+            if not left or self.quiet.left <= 0:
                 break
             self.table.dropped += 1
         self.table.busy += 1

@@ -26,7 +26,7 @@ PLOTS = (
 def network_results(table, run):
     return {"rows": table.rows(), "failures": table.failures, "busy_samples": table.busy, "dropped_samples": table.dropped,
             "waited_s": round(run.quiet.waited, 1), "references": REFERENCES,
-            "contestants": {cls.name: cls.about for cls in contestants.CONTESTANTS}}
+            "contestants": {cls.name: cls.about for cls in contestants.CONTESTANTS if cls.name in table.contestants()}}
 
 
 # --- table ------------------------------------------------------------------------------------
@@ -37,22 +37,33 @@ def number(value):
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def heading(row):
+    return f"MTU {row['mtu']}: {row['metric']}" + (f", {row['unit']}" if row["unit"] else "")
+
+
 def rows_print(rows):
-    for (mtu, metric), group in itertools.groupby(rows, lambda row: (row["mtu"], row["metric"])):
+    """A block for each metric, a line for each contestant."""
+    for title, group in itertools.groupby(rows, heading):
         group = list(group)
-        unit = f", {group[0]['unit']}" if group[0]["unit"] else ""
-        print(f"\n{f'MTU {mtu}: {metric}{unit}':42} {'median':>9} {'min':>9} {'max':>9} {'n':>3}"
-              + ("" if group[0]["count"] else f" {group[0]['contestant']} / this"))
+        print(f"\n{title:42} {'median':>9} {'min':>9} {'max':>9} {'n':>3} {group[0]['contestant']} / this")
         for row in group:
-            ratio = "" if row["count"] else f" {number(row['ratio']):>9}"
             print(f"  {row['contestant']:40} {number(row['median']):>9} {number(row['min']):>9} {number(row['max']):>9}"
-                  f" {row['samples']:>3}{ratio}")
+                  f" {row['samples']:>3} {number(row['ratio']):>9}")
+
+
+def events_print(rows):
+    """A line for each event, a column for each contestant."""
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    print(f"\n{'Events of weft, medians during the TCP stream':42}" + "".join(f" {name:>9}" for name in names))
+    for title, group in itertools.groupby(rows, heading):
+        medians = {row["contestant"]: row["median"] for row in group}
+        print(f"  {title:40}" + "".join(f" {number(medians.get(name)):>9}" for name in names))
 
 
 def network_print(results):
     rows_print([row for row in results["rows"] if not row["count"]])
-    print("\nEvents by weft's own counters, during the TCP stream")
-    rows_print([row for row in results["rows"] if row["count"]])
+    if events := [row for row in results["rows"] if row["count"]]:
+        events_print(events)
     print("\nContestants")
     for name, about in results["contestants"].items():
         print(f"  {name:14} {about}")
