@@ -3,7 +3,7 @@
 # make              build weft, weft-ctl, vnetd and the unikernel guests
 # make demo         two Linux VMs on one overlay: ping and iperf3 between them
 # make test         every test; ends with "N passed, N failed, N skipped"
-# make bench        measure, and print how (QUICK=1: fewer samples)
+# make bench        measure, and draw it in docs/bench (QUICK=1: fewer samples, in build/plots)
 # make lint         clang-tidy and cppcheck
 # make fuzz-smoke   each fuzz target for some seconds (FUZZ_SECONDS=10)
 # make install      into PREFIX (/usr/local)
@@ -141,8 +141,9 @@ test:
 
 bench:
 	$(Q)tools/deps build images bench
-	$(Q)$(MAKE) --no-print-directory all images && $(MAKE) --no-print-directory STATIC=1 all
-	$(Q)tools/weft-bench $(if $(QUICK),--quick)
+	$(Q)$(MAKE) --no-print-directory all images build/bench/udp_gso build/bench/pingpong
+	$(Q)$(MAKE) --no-print-directory STATIC=1 all
+	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json)
 
 lint:
 	$(Q)tools/deps build lint && $(MAKE) --no-print-directory all && tools/lint

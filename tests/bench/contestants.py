@@ -60,6 +60,7 @@ class Contestant:
     name = about = ""
     kind = "machines"
     one_host = False
+    quick = True  # is in a quick run
 
     def __init__(self, lab, number, phase):
         self.lab, self.number, self.phase = lab, number, phase
@@ -195,6 +196,7 @@ class WeftUdp(Weft):
 class WeftEth(Weft):
     name = "weft eth"
     about = "weft, links in raw Ethernet frames"
+    quick = False
 
     def link(self, end):
         return ("--link", f"eth://eth0/{self.lab.underlay.mac(self.hosts[2 - end])}")
@@ -262,6 +264,7 @@ class QemuVxlan(Qemu):
 class QemuUdp(Qemu):
     name = "QEMU UDP"
     about = "QEMU virtio-net + its own tunnel of UDP datagrams (-netdev dgram)"
+    quick = False
     overhead = UDP_BYTES
 
     def netdev(self, end):
@@ -380,12 +383,14 @@ class NetbenchUdp(Netbench):
 class NetbenchEth(Netbench):
     name = "netbench eth"
     about = "weft eth without a guest's kernel"
+    quick = False
     under = WeftEth
 
 
 class NetbenchShm(Netbench):
     name = "netbench shm"
     about = "weft shm without a guest's kernel"
+    quick = False
     under = WeftShm
 
 

@@ -101,7 +101,6 @@ class Run:
         self.options = options = {**(QUICK if quick else FULL), **options}
         self.table = Table()
         self.quiet = Quiet(options["once"], options["patience"])
-        self.end = time.monotonic() + options["limit"]
         self.out = {}  # (phase, cell, contestant): failures
         self.progress = Progress(sum(len(pairs) for pairs in self.plan().values()) * options["rounds"])
 
@@ -112,16 +111,19 @@ class Run:
     def pairs(self, phase):
         return [(cell, cls) for cell in CELLS for cls in contestants.CONTESTANTS
                 if cell.kind == cls.kind and cls.takes(phase) and not contestants.missing(cls)
-                and phase in (cell.quick if self.quick else cell.phases)
+                and phase in (cell.quick if self.quick else cell.phases) and (cls.quick or not self.quick)
                 and all(word in f"{phase.guest}/{cell.name}/{cls.name}" for word in self.only)]
 
     def run(self):
         for cls in contestants.CONTESTANTS:
             if lacking := contestants.missing(cls):
                 self.progress.say(f"{cls.name} is left out: {lacking} is not there")
-        for phase, pairs in self.plan().items():
+        plan = self.plan()
+        share = self.options["limit"] / max(sum(len(pairs) for pairs in plan.values()), 1)
+        for phase, pairs in plan.items():
+            end = time.monotonic() + share * len(pairs)
             with contextlib.ExitStack() as stack:
-                self.phase_run(phase, pairs, self.begin(phase, pairs, stack))
+                self.phase_run(phase, pairs, self.begin(phase, pairs, stack), end)
         self.progress.end()
         return self.table
 
@@ -152,12 +154,13 @@ class Run:
         self.table.failures[what] = str(error)
         self.progress.say(f"{what}: {type(error).__name__}: {error}")
 
-    def phase_run(self, phase, pairs, started):
+    def phase_run(self, phase, pairs, started, end):
+        """The first round is taken whole, however long it takes."""
         for number in range(self.options["rounds"]):
             for cell, cls in pairs:
                 key = phase, cell.name, cls
                 self.progress.step(f"MTU {phase.guest}, round {number + 1}, {cell.name}: {cls.name}")
-                if cls not in started or self.out.get(key, 0) >= FAILURES_MAX or time.monotonic() > self.end:
+                if cls not in started or self.out.get(key, 0) >= FAILURES_MAX or number and time.monotonic() > end:
                     continue
                 try:
                     self.table.add(phase, cls.name, self.sample(cell, started[cls]))

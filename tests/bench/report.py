@@ -77,8 +77,8 @@ def network_print(results):
 
 HEAD = """set terminal svg size 900,420 font 'sans,13' background rgb 'white'
 set output '{file}'
-set title '{title}'
-set ylabel '{unit}'
+set title "{title}"
+set ylabel "{unit}"
 set yrange [0:*]
 set grid y
 set border 3
@@ -118,7 +118,7 @@ def plot_script(series, path, title, unit):
         lines = [f'"{name}" ' + " ".join(f"{value:g}" for value in values.get(name, ())) if name in values
                  else f'"{name}" NaN NaN NaN' for name in names]
         script += f"$data{index} << END\n" + "\n".join(lines) + "\nEND\n"
-    return script + "plot " + ", ".join(f"$data{index} using 2:3:4:xtic(1) title '{label}'"
+    return script + "plot " + ", ".join(f"$data{index} using 2:3:4:xtic(1) title \"{label}\""
                                         for index, (label, _) in enumerate(series)) + "\n"
 
 
