@@ -88,7 +88,10 @@ set style histogram errorbars gap 1 lw 1.2
 set style fill solid 0.75 border -1
 set boxwidth 0.9
 set xtics rotate by -25
-set key top right
+set key above
+set linetype 1 lc rgb '#2f6f9f'
+set linetype 2 lc rgb '#d98e32'
+set linetype 3 lc rgb '#6a9a5b'
 """
 
 
