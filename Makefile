@@ -142,7 +142,7 @@ test:
 bench:
 	$(Q)tools/deps build images bench
 	$(Q)$(MAKE) --no-print-directory all images build/bench/udp_gso build/bench/pingpong
-	$(Q)$(MAKE) --no-print-directory STATIC=1 all
+	$(Q)$(MAKE) --no-print-directory STATIC=1 all build/static/bench/udp_gso
 	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json)
 
 lint:

@@ -86,8 +86,7 @@ def stream_both(contestant, seconds):
 
 def frames_of(payload, name):
     def sample(contestant, seconds):
-        total = iperf(contestant, seconds, "--udp", "--bitrate", "0", "--length", str(payload))["sum_received"]
-        return {name: (total["packets"] - total["lost_packets"]) / total["seconds"] / 1e3}
+        return {name: contestant.datagrams(payload, seconds)["frames"] / 1e3}
     return sample
 
 

@@ -7,9 +7,8 @@ machines take one kind of sample only, and say so by `kind`.
 """
 import dataclasses
 import json
-import os
 import re
-import subprocess
+import shutil
 
 from hosts import PATIENCE, CommandError, GuestHost, NamespaceHost
 from machine import ROOT
@@ -21,9 +20,10 @@ MEMORY_MIB = 96
 VXLAN_BYTES = 50     # what VXLAN puts before a packet: Ethernet, IPv4, UDP, VXLAN
 ETHERNET_BYTES = 14
 UDP_BYTES = 42       # Ethernet, IPv4, UDP
+IP_UDP_BYTES = 28
 VNETU_BYTES = 100    # Geneve with room for options
 BRIDGE = ("br0", "type", "bridge")
-RAW_PORT = "7700"
+UDP_PORT = "7700"
 MTU_LARGEST = 64000
 
 
@@ -109,6 +109,26 @@ class Contestant:
                 return None
         wait_for(reached, 0.1)
 
+    def datagrams(self, size, seconds):
+        """Send UDP datagrams from client to server as fast as it goes; what the receiver counted."""
+        file = f"{self.server.scratch}/datagrams.{self.number}"
+        self.server.start("sh", "-c", f"udp_gso receive {self.address} {UDP_PORT} > {file}")
+        self.file_wait(file, "ready")
+        self.client.run("udp_gso", "send", self.address, UDP_PORT, str(size), str(seconds))
+        got = json.loads(self.file_wait(file, "}").splitlines()[-1])
+        self.server.run("rm", file)
+        return {"gbps": got["bytes"] * 8 / got["seconds"] / 1e9, "frames": got["datagrams"] / got["seconds"]}
+
+    def file_wait(self, file, text):
+        """The content of a file on the server, once it has this text."""
+        def look():
+            content = self.server.run("sh", "-c", f"cat {file} 2>/dev/null || true")
+            return content if text in content else None
+        return wait_for(look, 0.05)
+
+    def recover(self):
+        """After a failed sample."""
+
     def pids(self):
         return [process.pid for process in self.processes]
 
@@ -144,8 +164,12 @@ class Guests(Contestant):
         self.client, self.server = (GuestHost(self.path(f"agent{end}"), self.channel) for end in (1, 2))
         for host in (self.client, self.server):
             host.connect()
+            host.put(f"{ROOT}/build/static/bench/udp_gso")
         self.serve()
         self.await_path()
+
+    def recover(self):
+        self.client.connect()
 
 
 # --- weft -------------------------------------------------------------------------------------
@@ -306,7 +330,7 @@ class Native(Contestant):
     def begin(self):
         self.wire()
         self.address = self.host_address(2)
-        self.client, self.server = (NamespaceHost(self.lab.underlay, host) for host in self.hosts)
+        self.client, self.server = (NamespaceHost(self.lab.underlay, host, self.lab.dir) for host in self.hosts)
         self.serve()
 
     def ready(self):
@@ -320,18 +344,12 @@ class RawUdp(Contestant):
 
     def begin(self):
         self.wire()
-        self.client, self.server = (NamespaceHost(self.lab.underlay, host) for host in self.hosts)
+        self.address = self.host_address(2)
+        self.client, self.server = (NamespaceHost(self.lab.underlay, host, self.lab.dir) for host in self.hosts)
 
     def stream(self, seconds):
-        """Datagrams that just fill the wire's packets; what the receiver counted."""
-        size = str(self.phase.underlay - 28)
-        receiver = self.server.popen("udp_gso", "receive", self.host_address(2), RAW_PORT, stdout=subprocess.PIPE)
-        if receiver.stdout.readline() != "ready\n":
-            raise CommandError("the receiver does not start")
-        self.client.run("udp_gso", "send", self.host_address(2), RAW_PORT, size, str(seconds))
-        got = json.loads(receiver.communicate(timeout=PATIENCE)[0])
-        self.server.processes.remove(receiver)
-        return {"gbps": got["bytes"] * 8 / got["seconds"] / 1e9, "frames": got["datagrams"] / got["seconds"]}
+        """Datagrams that just fill the wire's packets."""
+        return self.datagrams(self.phase.underlay - IP_UDP_BYTES, seconds)
 
 
 class Netbench(Contestant):
@@ -400,6 +418,4 @@ CONTESTANTS = (WeftUdp, WeftEth, WeftShm, QemuVxlan, QemuUdp, VnetU, Native, Net
 
 def missing(contestant):
     """What is not installed that it needs, or None."""
-    programs = [QEMU] if issubclass(contestant, Qemu) else [f"{ROOT}/build/bench/udp_gso"] if contestant is RawUdp else []
-    return next((program for program in programs if not any(
-        os.access(os.path.join(directory, program), os.X_OK) for directory in os.environ["PATH"].split(":"))), None)
+    return QEMU if issubclass(contestant, Qemu) and not shutil.which(QEMU) else None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the programs that measure run: in a guest, through its agent, or on a host, which is a network namespace.
 
-Both have run(), which gives the output of a command, and start(), for what runs on until the end.
+Both have run(), which gives the output of a command, start(), for what runs on until the end, and `scratch`, a directory.
 """
 import os
 import shlex
@@ -16,6 +16,7 @@ HEADER = struct.Struct("<IHH")  # agent_protocol.h: length, channel, type
 EXEC, STDIN, STDOUT, STDERR, EXIT, PING, PONG, WINDOW_ADD = 2, 3, 4, 5, 6, 8, 9, 12
 PATIENCE = 60  # seconds for what takes a few on an idle machine
 PONG_S = 0.5
+PAYLOAD_MAX = 32768
 
 
 class CommandError(RuntimeError):
@@ -30,6 +31,7 @@ def check(argv, status, output, errors):
 
 class GuestHost:
     """A guest, by its agent's socket: of weft (channel 0), or of a VMM that passes the port on as it is (another)."""
+    scratch = "/tmp"
 
     def __init__(self, path, channel=0):
         self.path, self.channel = path, channel
@@ -76,9 +78,12 @@ class GuestHost:
         length, _, kind = HEADER.unpack(self.exactly(HEADER.size))
         return kind, self.exactly(length)
 
-    def run(self, *argv, seconds=PATIENCE):
+    def run(self, *argv, seconds=PATIENCE, data=b""):
+        """A command with this standard input, which must fit into the agent's window."""
         self.socket.settimeout(seconds)
         self.send(EXEC, b"".join(word.encode() + b"\0" for word in argv))
+        for start in range(0, len(data), PAYLOAD_MAX):
+            self.send(STDIN, data[start:start + PAYLOAD_MAX])
         self.send(STDIN, b"")
         outputs = {STDOUT: b"", STDERR: b""}
         while True:
@@ -91,6 +96,12 @@ class GuestHost:
         output, errors = (outputs[kind].decode(errors="replace") for kind in (STDOUT, STDERR))
         return check(argv, struct.unpack("<I", payload)[0], output, errors)
 
+    def put(self, path):
+        """Copy a program into the guest, to where it finds programs."""
+        target = f"/bin/{os.path.basename(path)}"
+        with open(path, "rb") as file:
+            self.run("sh", "-c", f"cat > {target} && chmod 755 {target}", data=file.read())
+
     def start(self, *argv):
         self.run("sh", "-c", f"{shlex.join(argv)} >/dev/null 2>&1 </dev/null &")
 
@@ -98,8 +109,8 @@ class GuestHost:
 class NamespaceHost:
     """A host of an Underlay."""
 
-    def __init__(self, underlay, name):
-        self.underlay, self.name = underlay, name
+    def __init__(self, underlay, name, scratch):
+        self.underlay, self.name, self.scratch = underlay, name, scratch
         self.processes = []
 
     def popen(self, *argv, **options):

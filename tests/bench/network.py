@@ -22,7 +22,7 @@ from hosts import CommandError
 from machine import Quiet
 
 RETRIES = 2
-FAILURES_MAX = 2
+FAILURES_MAX = 3
 SETTLE_S = 0.05       # after a sample, until everyone sleeps
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
 FULL = {"rounds": 7, "seconds": 2, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
@@ -167,6 +167,7 @@ class Run:
                 except FAILURES as error:
                     self.out[key] = self.out.get(key, 0) + 1
                     self.failed(started[cls], cell, error)
+                    self.attempt(cls, started, started[cls], started[cls].recover)
 
     def sample(self, cell, contestant):
         for left in reversed(range(self.options["retries"] + 1)):
@@ -186,8 +187,9 @@ def check():
     """Why the part cannot run, or None."""
     if os.geteuid():
         return "network namespaces and taps need root"
-    if not os.path.exists(f"{contestants.ROOT}/build/bench/pingpong"):
-        return "build/bench/pingpong is not there: make bench"
+    for program in ("bench/pingpong", "bench/udp_gso", "static/bench/udp_gso", "vnetd"):
+        if not os.path.exists(f"{contestants.ROOT}/build/{program}"):
+            return f"build/{program} is not there: make bench"
     return None
 
 
