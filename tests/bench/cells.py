@@ -102,7 +102,7 @@ def percentiles(name, got):
 
 def idle_trip(protocol):
     def sample(contestant, seconds):
-        return percentiles(f"{protocol} round trip", pingpong(contestant, f"--{protocol.lower()}", "--seconds", str(seconds / 2)))
+        return percentiles(f"{protocol} round trip", pingpong(contestant, f"--{protocol.lower()}", "--seconds", str(seconds)))
     return sample
 
 

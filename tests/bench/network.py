@@ -25,7 +25,7 @@ RETRIES = 2
 FAILURES_MAX = 3
 SETTLE_S = 0.05       # after a sample, until everyone sleeps
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
-FULL = {"rounds": 7, "seconds": 2, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
+FULL = {"rounds": 7, "seconds": 1, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
 QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 110, "retries": 0}
 
 
