@@ -47,8 +47,8 @@ class Underlay:
 
     def add_host(self, host):
         name = self.name(host)
+        self.names.append(name)  # first, so that it is removed whenever a signal comes
         ip("netns", "add", name)
-        self.names.append(name)
         ip("-n", name, "link", "set", "lo", "up")
 
     def add_segment(self, number, subnet, hosts, mtu):
