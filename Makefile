@@ -26,7 +26,8 @@ LDFLAGS  := -Wl,-z,relro,-z,now
 LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4
 
 ifeq ($(SAN),address)
-CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=address,undefined -fno-omit-frame-pointer
+CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=address,undefined \
+           -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(SAN),thread)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=thread -fno-omit-frame-pointer

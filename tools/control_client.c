@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Theory of operation: a request is one JSON object on one line, its reply another. Everything waits, with a
- * limit; one thread, one request at a time.
+ * Theory of operation: a request is one JSON object on one line, its reply another. Everything
+ * waits, with a limit; one thread, one request at a time.
  */
 #include "tools/control_client.h"
 
@@ -13,12 +13,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define REPLY_MAX     (16 << 20) /* bytes of one reply */
-#define REPLY_SECONDS 30
+#define REPLY_MAX (16 << 20) /* bytes of one reply */
 
 /* --- sockets ------------------------------------------------------------------------------- */
 
-int socket_connect(const char *path)
+int socket_connect(const char *path, double seconds)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd, error;
@@ -29,6 +28,8 @@ int socket_connect(const char *path)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
+	if (seconds > 0)
+		socket_set_timeout(fd, seconds);
 	if (!connect(fd, (struct sockaddr *)&address, sizeof(address)))
 		return fd;
 	error = errno;
@@ -54,8 +55,9 @@ int send_all(int fd, const void *data, size_t len)
 
 	for (; len; at += n, len -= (size_t)n) {
 		n = send(fd, at, len, MSG_NOSIGNAL);
-		if (n < 0)
+		if (n < 0 && errno != EINTR)
 			return -errno;
+		n = n < 0 ? 0 : n;
 	}
 	return 0;
 }
@@ -77,7 +79,9 @@ static char *line_read(int fd)
 				break;
 			line = bigger;
 		}
-		n = recv(fd, line + len, size - len, 0);
+		do {
+			n = recv(fd, line + len, size - len, 0);
+		} while (n < 0 && errno == EINTR); /* a terminal that changes its size */
 		if (n <= 0) {
 			errno = n ? errno : ECONNRESET;
 			break;
@@ -98,7 +102,9 @@ static int request_send(int fd, const char *request, int file)
 	union {
 		struct cmsghdr header;
 		char space[CMSG_SPACE(sizeof(int))];
-	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+	} control = {.header = {.cmsg_len = CMSG_LEN(sizeof(int)),
+				.cmsg_level = SOL_SOCKET,
+				.cmsg_type = SCM_RIGHTS}};
 	struct iovec iov = {.iov_base = (char *)request, .iov_len = strlen(request)};
 	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
@@ -108,7 +114,9 @@ static int request_send(int fd, const char *request, int file)
 		message.msg_control = &control;
 		message.msg_controllen = CMSG_LEN(sizeof(int));
 	}
-	n = sendmsg(fd, &message, MSG_NOSIGNAL);
+	do {
+		n = sendmsg(fd, &message, MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : send_all(fd, request + n, iov.iov_len - (size_t)n);
 }
 
@@ -116,10 +124,8 @@ struct json_object *control_ask(int fd, const char *request, int file)
 {
 	struct json_object *reply;
 	char *line;
-	int rc;
+	int rc = request_send(fd, request, file);
 
-	socket_set_timeout(fd, REPLY_SECONDS);
-	rc = request_send(fd, request, file);
 	if (rc) {
 		errno = -rc;
 		return NULL;

@@ -140,7 +140,7 @@ static struct json_object *control_result_file(const struct options *opt, const 
 {
 	struct json_object *reply = NULL;
 	const char *error;
-	int fd = socket_connect(opt->socket);
+	int fd = socket_connect(opt->socket, CONTROL_SECONDS);
 
 	if (fd >= 0) {
 		reply = control_ask(fd, request, file);
@@ -424,7 +424,7 @@ static int agent_connect(const struct options *opt)
 
 	if (!path)
 		fail(opt->failure, "the VM has no agent socket: start it with --agent PATH");
-	fd = socket_connect(path);
+	fd = socket_connect(path, 0);
 	if (fd < 0)
 		fail(opt->failure, "the agent's socket '%s': %s", path, strerror(-fd));
 	free(path);
@@ -480,7 +480,7 @@ static bool agent_ping(int fd, double timeout)
 static bool agent_try(const struct options *opt, double timeout, bool *hopeless)
 {
 	struct json_object *reply = NULL;
-	int fd = socket_connect(opt->socket);
+	int fd = socket_connect(opt->socket, CONTROL_SECONDS);
 	char *path = NULL;
 	bool alive = false;
 
@@ -493,7 +493,7 @@ static bool agent_try(const struct options *opt, double timeout, bool *hopeless)
 	path = status_path(member(reply, "result"), "agent");
 	*hopeless = !path;
 	json_object_put(reply);
-	fd = path ? socket_connect(path) : -1;
+	fd = path ? socket_connect(path, 0) : -1;
 	free(path);
 	if (fd >= 0) {
 		alive = agent_ping(fd, timeout);
@@ -743,7 +743,7 @@ static int console_connect(const struct options *opt)
 
 	if (!kind || strcmp(kind, "unix") != 0 || !path)
 		fail(opt->failure, "the console is not on a socket: start the VM with --console unix:PATH");
-	fd = socket_connect(path);
+	fd = socket_connect(path, 0);
 	if (fd < 0)
 		fail(opt->failure, "the console's socket '%s': %s", path, strerror(-fd));
 	free(path);

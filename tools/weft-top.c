@@ -4,10 +4,15 @@
  *
  * Theory of operation
  *
- * Each control socket is asked for its counters once an interval ("stats", "matrix"); what is shown is the difference to
- * the answer before, per second. A screen is first made as lines of text, then shown: by curses, or with
- * --batch by printing it. A VM that does not answer is shown as away and tried again with every interval.
+ * Each control socket is asked for its counters once an interval ("stats", and "matrix" if pairs
+ * are shown); what is shown is the difference to the answer before, per second, and so nothing in
+ * the first interval. A screen is first made as lines of text, then shown: by curses, or with
+ * --batch by printing it. A VM that does not answer is shown as away and tried again with every
+ * interval.
+ *
+ * Answers are foreign input: a member that is missing or of another type counts as empty.
  */
+#include <ctype.h>
 #include <curses.h>
 #include <errno.h>
 #include <getopt.h>
@@ -23,16 +28,16 @@
 
 #include "tools/control_client.h"
 
-#define EXIT_USAGE       2
-#define ANSWER_SECONDS   5.0
+#define EXIT_USAGE	 2
+#define ANSWER_SECONDS	 2.0
 #define INTERVAL_DEFAULT 1.0
-#define INTERVAL_MIN     0.1
-#define PAIRS_SHOWN      10
-#define LINE_MAX_BYTES   512
+#define INTERVAL_MIN	 0.1
+#define PAIRS_SHOWN	 10
+#define LINE_MAX_BYTES	 512
 
 struct options {
 	double interval; /* seconds */
-	long batch;      /* screens to print; 0: curses */
+	long batch;	 /* screens to print; 0: curses */
 	bool pairs;
 	char **sockets;
 	int count;
@@ -41,9 +46,11 @@ struct options {
 /* A running program that is watched. */
 struct source {
 	const char *path;
-	int fd; /* -1: away */
+	int fd;		     /* -1: away */
 	double when, before; /* of the answers, seconds */
-	struct json_object *stats, *stats_before, *pairs, *pairs_before;
+	/* The answers' lists as objects, by name, so that a row's predecessor is found at once. */
+	struct json_object *core, *ports, *pairs;
+	struct json_object *core_before, *ports_before, *pairs_before;
 	const char *trouble; /* why it is away */
 };
 
@@ -63,7 +70,8 @@ static double now(void)
 
 /* --- the screen ------------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 2, 3))) static void line(struct screen *screen, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void line(struct screen *screen, const char *format,
+						       ...)
 {
 	char text[LINE_MAX_BYTES];
 	va_list args;
@@ -71,6 +79,9 @@ __attribute__((format(printf, 2, 3))) static void line(struct screen *screen, co
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	for (char *at = text; *at; at++)
+		if (iscntrl((unsigned char)*at))
+			*at = '?'; /* nobody's name commands the terminal */
 	if (screen->count == screen->room) {
 		size_t room = screen->room ? 2 * screen->room : 64;
 		char **lines = realloc(screen->lines, room * sizeof(*lines));
@@ -114,7 +125,8 @@ static const char *text(struct json_object *object, const char *name)
 }
 
 /* How much a counter grew, per second; one that shrank began anew. */
-static double rate(struct json_object *new, struct json_object *old, const char *name, double seconds)
+static double rate(struct json_object *new, struct json_object *old, const char *name,
+		   double seconds)
 {
 	double grown = number(new, name) - (old ? number(old, name) : 0);
 
@@ -131,24 +143,38 @@ static const char *human(char out[16], double value)
 		value /= 1000;
 		prefix++;
 	}
-	snprintf(out, 16, value < 9.995 && prefix ? "%.2f%c" : value < 99.95 && prefix ? "%.1f%c" : "%.0f%c", value,
-		 prefixes[prefix]);
+	snprintf(out, 16,
+		 value < 9.995 && prefix   ? "%.2f%c"
+		 : value < 99.95 && prefix ? "%.1f%c"
+					   : "%.0f%c",
+		 value, prefixes[prefix]);
 	return out;
 }
 
-/* The object of a list whose members have the same text as @like's. */
-static struct json_object *find(struct json_object *list, struct json_object *like, const char *name,
-				const char *name2)
+/* A member that is an object, or NULL. */
+static struct json_object *object(struct json_object *parent, const char *name)
 {
-	size_t n = list ? json_object_array_length(list) : 0;
+	struct json_object *value = member(parent, name);
 
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
+	return json_object_is_type(value, json_type_object) ? value : NULL;
+}
 
-		if (!strcmp(text(o, name), text(like, name)) && (!name2 || !strcmp(text(o, name2), text(like, name2))))
-			return o;
+/* A list's rows by the text of one or two of their members; to be released. */
+static struct json_object *rows_by(struct json_object *list, const char *name, const char *name2)
+{
+	size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+	struct json_object *rows = json_object_new_object();
+	char key[256];
+
+	for (size_t i = 0; rows && i < n; i++) {
+		struct json_object *row = json_object_array_get_idx(list, i);
+
+		if (!json_object_is_type(row, json_type_object))
+			continue;
+		snprintf(key, sizeof(key), "%s %s", text(row, name), name2 ? text(row, name2) : "");
+		json_object_object_add(rows, key, json_object_get(row));
 	}
-	return NULL;
+	return rows;
 }
 
 /* The least value that this part of what a histogram {"LEAST": COUNT} gained is below. */
@@ -176,65 +202,99 @@ static double quantile(struct json_object *new, struct json_object *old, double 
 
 /* --- one source ------------------------------------------------------------------------------- */
 
+/* The result of a line, to be released, or NULL with errno set. */
 static struct json_object *ask(struct source *source, const char *request)
 {
-	struct json_object *reply, *result;
+	struct json_object *reply = control_ask(source->fd, request, -1), *result;
 
-	if (source->fd < 0)
+	if (!reply)
 		return NULL;
-	reply = control_ask(source->fd, request, -1);
 	result = json_object_get(member(reply, "result"));
 	json_object_put(reply);
+	if (!result)
+		errno = EPROTO;
 	return result;
+}
+
+static void release(struct json_object **object)
+{
+	json_object_put(*object);
+	*object = NULL;
 }
 
 static void source_away(struct source *source, int error)
 {
-	source->trouble = strerror(error);
+	source->trouble = error == EAGAIN ? "no answer in time" : strerror(error);
 	if (source->fd >= 0)
 		close(source->fd);
 	source->fd = -1;
-	json_object_put(source->stats_before);
-	json_object_put(source->pairs_before);
-	json_object_put(source->stats);
-	json_object_put(source->pairs);
-	source->stats = source->stats_before = source->pairs = source->pairs_before = NULL;
+	release(&source->core);
+	release(&source->ports);
+	release(&source->pairs);
+	release(&source->core_before);
+	release(&source->ports_before);
+	release(&source->pairs_before);
 }
 
-static void source_read(struct source *source)
+/* What is new becomes what was before; in the first interval both are the same. Takes @new over. */
+static void answer_take(struct json_object **current, struct json_object **before,
+			struct json_object *new)
 {
-	struct json_object *stats, *pairs;
+	json_object_put(*before);
+	*before = *current ? *current : json_object_get(new);
+	*current = new;
+}
 
-	if (source->fd < 0) {
-		int fd = socket_connect(source->path);
-
-		if (fd < 0) {
-			source_away(source, -fd);
-			return;
-		}
-		source->fd = fd;
-		socket_set_timeout(fd, ANSWER_SECONDS);
-	}
-	stats = ask(source, "{\"command\":\"overlay\",\"line\":\"stats\"}\n");
-	pairs = stats ? ask(source, "{\"command\":\"overlay\",\"line\":\"matrix\"}\n") : NULL;
-	if (!stats || !pairs) {
-		json_object_put(stats);
-		source_away(source, errno ? errno : EPROTO);
-		return;
-	}
-	json_object_put(source->stats_before);
-	json_object_put(source->pairs_before);
-	source->stats_before = source->stats;
-	source->pairs_before = source->pairs;
-	source->stats = stats;
-	source->pairs = pairs;
+static void stats_take(struct source *source, struct json_object *stats)
+{
+	answer_take(&source->core, &source->core_before, json_object_get(object(stats, "core")));
+	answer_take(&source->ports, &source->ports_before,
+		    rows_by(member(stats, "ports"), "name", NULL));
 	source->before = source->when;
 	source->when = now();
 }
 
+/* Pairs are asked for while they are shown. */
+static int pairs_read(struct source *source, bool wanted)
+{
+	struct json_object *pairs;
+
+	if (!wanted) {
+		release(&source->pairs);
+		release(&source->pairs_before);
+		return 0;
+	}
+	pairs = ask(source, "{\"command\":\"overlay\",\"line\":\"matrix\"}\n");
+	if (!pairs)
+		return -errno;
+	answer_take(&source->pairs, &source->pairs_before, rows_by(pairs, "source", "destination"));
+	json_object_put(pairs);
+	return 0;
+}
+
+static void source_read(struct source *source, bool with_pairs)
+{
+	struct json_object *stats;
+	int rc = 0;
+
+	if (source->fd < 0)
+		source->fd = socket_connect(source->path, ANSWER_SECONDS);
+	if (source->fd < 0) {
+		source_away(source, -source->fd);
+		return;
+	}
+	stats = ask(source, "{\"command\":\"overlay\",\"line\":\"stats\"}\n");
+	if (stats)
+		stats_take(source, stats);
+	rc = stats ? pairs_read(source, with_pairs) : -errno;
+	json_object_put(stats);
+	if (rc)
+		source_away(source, -rc);
+}
+
 static double drops_rate(struct json_object *new, struct json_object *old, double seconds)
 {
-	struct json_object *drops = member(new, "drops");
+	struct json_object *drops = object(new, "drops");
 	double sum = 0;
 
 	if (!drops)
@@ -247,11 +307,14 @@ static double drops_rate(struct json_object *new, struct json_object *old, doubl
 	return sum;
 }
 
-static void show_port(struct screen *screen, struct json_object *port, struct json_object *old, double seconds)
+static void show_port(struct screen *screen, struct json_object *port, struct json_object *old,
+		      double seconds)
 {
 	char in[16], out[16], in_bits[16], out_bits[16], drops[16];
-	double frames = rate(port, old, "in_frames", seconds) + rate(port, old, "out_frames", seconds);
-	double calls = rate(port, old, "syscalls", seconds), batches = rate(port, old, "batches", seconds);
+	double frames =
+	    rate(port, old, "in_frames", seconds) + rate(port, old, "out_frames", seconds);
+	double calls = rate(port, old, "syscalls", seconds),
+	       batches = rate(port, old, "batches", seconds);
 
 	line(screen, "%-28.28s %-5s %6.0f %8s %8s %8s %8s %8s %7.1f %7.2f", text(port, "name"),
 	     member(port, "state") ? text(port, "state") : "-", number(port, "mtu"),
@@ -265,56 +328,59 @@ static void show_port(struct screen *screen, struct json_object *port, struct js
 
 static void show_ports(struct screen *screen, const struct source *source, double seconds)
 {
-	struct json_object *ports = member(source->stats, "ports"), *old = member(source->stats_before, "ports");
-	size_t n = ports ? json_object_array_length(ports) : 0;
+	line(screen, "%-28s %-5s %6s %8s %8s %8s %8s %8s %7s %7s", "PORT", "STATE", "MTU", "IN f/s",
+	     "IN b/s", "OUT f/s", "OUT b/s", "DROP/s", "f/batch", "calls/f");
+	json_object_object_foreach(source->ports, name, port)
+	{
+		show_port(screen, port, member(source->ports_before, name), seconds);
+	}
+}
 
-	line(screen, "%-28s %-5s %6s %8s %8s %8s %8s %8s %7s %7s", "PORT", "STATE", "MTU", "IN f/s", "IN b/s",
-	     "OUT f/s", "OUT b/s", "DROP/s", "f/batch", "calls/f");
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *port = json_object_array_get_idx(ports, i);
+static void show_port_drops(struct screen *screen, struct json_object *port,
+			    struct json_object *old, double seconds)
+{
+	struct json_object *drops = object(port, "drops");
+	char rate_text[16];
 
-		show_port(screen, port, find(old, port, "name", NULL), seconds);
+	if (!drops)
+		return;
+	json_object_object_foreach(drops, reason, count)
+	{
+		double dropped = rate(drops, object(old, "drops"), reason, seconds);
+
+		(void)count;
+		if (dropped > 0)
+			line(screen, "  dropped at %s: %s/s %s", text(port, "name"),
+			     human(rate_text, dropped), reason);
 	}
 }
 
 /* What was dropped in this interval, and why. */
 static void show_drops(struct screen *screen, const struct source *source, double seconds)
 {
-	struct json_object *ports = member(source->stats, "ports"), *old = member(source->stats_before, "ports");
-	size_t n = ports ? json_object_array_length(ports) : 0;
-	char rate_text[16];
-
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *port = json_object_array_get_idx(ports, i);
-		struct json_object *drops = member(port, "drops");
-		struct json_object *drops_old = member(find(old, port, "name", NULL), "drops");
-
-		if (!drops)
-			continue;
-		json_object_object_foreach(drops, reason, count)
-		{
-			double dropped = rate(drops, drops_old, reason, seconds);
-
-			(void)count;
-			if (dropped > 0)
-				line(screen, "  dropped at %s: %s/s %s", text(port, "name"), human(rate_text, dropped), reason);
-		}
+	json_object_object_foreach(source->ports, name, port)
+	{
+		show_port_drops(screen, port, member(source->ports_before, name), seconds);
 	}
 }
 
 static void show_core(struct screen *screen, const struct source *source, double seconds)
 {
-	struct json_object *core = member(source->stats, "core"), *old = member(source->stats_before, "core");
-	double hits = rate(core, old, "cache_hits", seconds), misses = rate(core, old, "cache_misses", seconds);
+	struct json_object *core = source->core, *old = source->core_before;
+	double hits = rate(core, old, "cache_hits", seconds),
+	       misses = rate(core, old, "cache_misses", seconds);
 	char split[16], merged[16];
 
-	line(screen, "flow cache %.1f %% hits   batch p50 %.0f p99 %.0f frames   forward p50 %.1f p99 %.1f us   split %s/s merged %s/s",
+	line(screen,
+	     "flow cache %.1f %% hits   batch p50 %.0f p99 %.0f frames   forward p50 %.1f p99 %.1f "
+	     "us   split %s/s merged %s/s",
 	     hits + misses > 0 ? 100 * hits / (hits + misses) : 100.0,
-	     quantile(member(core, "batch_size"), member(old, "batch_size"), 0.5),
-	     quantile(member(core, "batch_size"), member(old, "batch_size"), 0.99),
-	     quantile(member(core, "forward_ns"), member(old, "forward_ns"), 0.5) / 1000,
-	     quantile(member(core, "forward_ns"), member(old, "forward_ns"), 0.99) / 1000,
-	     human(split, rate(core, old, "split", seconds)), human(merged, rate(core, old, "merged", seconds)));
+	     quantile(object(core, "batch_size"), object(old, "batch_size"), 0.5),
+	     quantile(object(core, "batch_size"), object(old, "batch_size"), 0.99),
+	     quantile(object(core, "forward_ns"), object(old, "forward_ns"), 0.5) / 1000,
+	     quantile(object(core, "forward_ns"), object(old, "forward_ns"), 0.99) / 1000,
+	     human(split, rate(core, old, "split", seconds)),
+	     human(merged, rate(core, old, "merged", seconds)));
 }
 
 struct pair {
@@ -332,27 +398,31 @@ static int pair_order(const void *a, const void *b)
 /* The pairs of addresses with most traffic. */
 static void show_pairs(struct screen *screen, const struct source *source, double seconds)
 {
-	size_t n = json_object_array_length(source->pairs);
-	struct pair *pairs = calloc(n + 1, sizeof(*pairs));
+	struct pair *pairs =
+	    calloc((size_t)json_object_object_length(source->pairs) + 1, sizeof(*pairs));
 	char bits[16], frames[16];
+	size_t n = 0;
 
-	for (size_t i = 0; pairs && i < n; i++) {
-		struct json_object *row = json_object_array_get_idx(source->pairs, i);
-		struct json_object *old = find(source->pairs_before, row, "src", "dst");
+	if (!pairs)
+		return;
+	json_object_object_foreach(source->pairs, key, row)
+	{
+		struct json_object *old = member(source->pairs_before, key);
 
-		pairs[i] = (struct pair){row, 8 * rate(row, old, "bytes", seconds), rate(row, old, "frames", seconds)};
+		pairs[n++] = (struct pair){row, 8 * rate(row, old, "bytes", seconds),
+					   rate(row, old, "frames", seconds)};
 	}
-	if (pairs)
-		qsort(pairs, n, sizeof(*pairs), pair_order);
-	for (size_t i = 0; pairs && i < n && i < PAIRS_SHOWN && pairs[i].bits > 0; i++)
-		line(screen, "  %s > %s  %8s b/s %8s f/s", text(pairs[i].row, "src"), text(pairs[i].row, "dst"),
-		     human(bits, pairs[i].bits), human(frames, pairs[i].frames));
+	qsort(pairs, n, sizeof(*pairs), pair_order);
+	for (size_t i = 0; i < n && i < PAIRS_SHOWN && pairs[i].bits > 0; i++)
+		line(screen, "  %s > %s  %8s b/s %8s f/s", text(pairs[i].row, "source"),
+		     text(pairs[i].row, "destination"), human(bits, pairs[i].bits),
+		     human(frames, pairs[i].frames));
 	free(pairs);
 }
 
-static void show_source(struct screen *screen, const struct options *opt, const struct source *source)
+static void show_source(struct screen *screen, const struct source *source)
 {
-	double seconds = source->stats_before ? source->when - source->before : opt->interval;
+	double seconds = source->when - source->before;
 
 	if (source->fd < 0) {
 		line(screen, "%s: away: %s", source->path, source->trouble);
@@ -362,7 +432,7 @@ static void show_source(struct screen *screen, const struct options *opt, const 
 	show_ports(screen, source, seconds);
 	show_core(screen, source, seconds);
 	show_drops(screen, source, seconds);
-	if (opt->pairs)
+	if (source->pairs)
 		show_pairs(screen, source, seconds);
 }
 
@@ -372,7 +442,7 @@ static void screen_make(struct screen *screen, const struct options *opt, struct
 	for (int i = 0; i < opt->count; i++) {
 		if (i)
 			line(screen, "%s", "");
-		show_source(screen, opt, &sources[i]);
+		show_source(screen, &sources[i]);
 	}
 }
 
@@ -381,7 +451,7 @@ static void screen_make(struct screen *screen, const struct options *opt, struct
 static void sources_read(const struct options *opt, struct source *sources)
 {
 	for (int i = 0; i < opt->count; i++)
-		source_read(&sources[i]);
+		source_read(&sources[i], opt->pairs);
 }
 
 static void pause_seconds(double seconds)
@@ -411,15 +481,15 @@ static int run_batch(const struct options *opt, struct source *sources, struct s
 	return answered ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-static void curses_show(const struct screen *screen, const struct options *opt, size_t top)
+static void curses_show(const struct screen *screen, size_t top)
 {
 	erase();
 	attron(A_REVERSE);
-	mvprintw(0, 0, "%-*.*s", COLS, COLS, "weft-top   q quit   p pairs of addresses   arrows, page up and down: move");
+	mvprintw(0, 0, "%-*.*s", COLS, COLS,
+		 "weft-top   q quit   p pairs of addresses   arrows, page up and down: move");
 	attroff(A_REVERSE);
 	for (size_t l = top; l < screen->count && (int)(l - top) + 1 < LINES; l++)
 		mvaddnstr((int)(l - top) + 1, 0, screen->lines[l], COLS);
-	(void)opt;
 	refresh();
 }
 
@@ -465,7 +535,7 @@ static void run_curses(struct options *opt, struct source *sources, struct scree
 		screen_make(screen, opt, sources);
 		if (top >= screen->count)
 			top = 0;
-		curses_show(screen, opt, top);
+		curses_show(screen, top);
 		timeout((int)(left * 1000) + 1);
 		on = key_take(getch(), opt, &top, screen->count);
 	}
@@ -482,13 +552,16 @@ static void help_print(void)
 	     "  -b, --batch N           print N screens and end, without a terminal\n"
 	     "  -p, --pairs             show the pairs of addresses with most traffic too\n"
 	     "      --help, --version\n\n"
-	     "Rates are per second; f is frames, b bits. calls/f: system calls of the data path a frame. Times and sizes of\n"
-	     "batches are upper bounds of the histogram's buckets, powers of two.");
+	     "Rates are per second; f is frames, b bits. calls/f: system calls of the data path a "
+	     "frame. Times and\n"
+	     "sizes of batches are upper bounds of the histogram's buckets, powers of two.\n"
+	     "Exit status: 0, 1 if no VM answered (--batch), 2 usage.");
 }
 
 static int usage(const char *what, const char *value, const char *remedy)
 {
-	fprintf(stderr, "weft-top: %s%s%s: %s\n", what, value ? " " : "", value ? value : "", remedy);
+	fprintf(stderr, "weft-top: %s%s%s: %s\n", what, value ? " " : "", value ? value : "",
+		remedy);
 	return EXIT_USAGE;
 }
 
@@ -497,8 +570,8 @@ static int options_take(struct options *opt, int argc, char **argv)
 {
 	static const struct option names[] = {
 	    {"interval", required_argument, NULL, 'i'}, {"batch", required_argument, NULL, 'b'},
-	    {"pairs", no_argument, NULL, 'p'},          {"help", no_argument, NULL, 'h'},
-	    {"version", no_argument, NULL, 'v'},        {NULL, 0, NULL, 0}};
+	    {"pairs", no_argument, NULL, 'p'},		{"help", no_argument, NULL, 'h'},
+	    {"version", no_argument, NULL, 'v'},	{NULL, 0, NULL, 0}};
 	char *end = "";
 	int option;
 
@@ -512,7 +585,8 @@ static int options_take(struct options *opt, int argc, char **argv)
 		case 'b':
 			opt->batch = strtol(optarg, &end, 10);
 			if (*end || opt->batch < 1)
-				return usage("--batch", optarg, "give a number of screens, 1 or more");
+				return usage("--batch", optarg,
+					     "give a number of screens, 1 or more");
 			break;
 		case 'p':
 			opt->pairs = true;
@@ -530,7 +604,8 @@ static int options_take(struct options *opt, int argc, char **argv)
 	opt->sockets = argv + optind;
 	opt->count = argc - optind;
 	if (!opt->count)
-		return usage("no SOCKET", NULL, "name the control sockets to watch (weft-top --help)");
+		return usage("no SOCKET", NULL,
+			     "name the control sockets to watch (weft-top --help)");
 	return 0;
 }
 
@@ -543,8 +618,8 @@ int main(int argc, char **argv)
 
 	if (status)
 		return status < 0 ? EXIT_SUCCESS : status;
-	if (!opt.batch && !isatty(STDOUT_FILENO))
-		return usage("standard output is no terminal", NULL, "use --batch N");
+	if (!opt.batch && !(isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)))
+		return usage("this is no terminal", NULL, "use --batch N");
 	sources = calloc((size_t)opt.count, sizeof(*sources));
 	if (!sources)
 		return EXIT_FAILURE;

@@ -191,6 +191,7 @@ static int signals_create(struct vm *vm)
 
 	sigaction(VCPU_KICK_SIGNAL, &kick, NULL);
 	sigaction(SIGPIPE, &ignore, NULL);
+	sigaction(SIGXFSZ, &ignore, NULL); /* a file past the limit is an error */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);

@@ -6,9 +6,13 @@
  * Packet Block (pcapng, draft-ietf-opsawg-pcapng, section 4.3) to the end of one of two buffers.
  * While the kernel writes one of them to the file (an asynchronous write of the loop's io_uring)
  * the other is filled. If both are full the frame is dropped from the capture, never from the
- * overlay, and counted; the count stands in the file's last blocks (4.6).
+ * overlay, and counted; the count stands in the file's last block (4.6).
  *
- * A port becomes an interface of the file (4.2) with its first frame.
+ * A port becomes an interface of the file (4.2) with its first frame. A port that is detached is no
+ * longer shown by the core; whichever takes its index later was not there when the capture began.
+ *
+ * A frame is taken only if its blocks, and the last one, fit into buffer and limit. The first error
+ * of the file ends the recording; capture_stop() then cuts off the block that was written in part.
  *
  * Everything runs on the loop's thread.
  */
@@ -23,10 +27,10 @@
 
 #include "vnet/capture.h"
 #include "vnet/core.h"
+#include "vnet/iovec.h"
 #include "vnet/loop.h"
 
-#define BUFFER_SIZE  (1u << 20)
-#define TAIL_RESERVE 128u /* bytes of a statistics block, at most */
+#define BUFFER_SIZE  CAPTURE_BUFFER
 #define NO_INTERFACE UINT16_MAX
 
 /* Block types, option codes and values of the format. */
@@ -45,15 +49,18 @@
 #define FLAG_INBOUND	  1u
 #define FLAG_OUTBOUND	  2u
 
-#define PACKET_OVERHEAD                                                                            \
-	(7u * 4 + 12 + 4 + 3) /* header, flags and end of options, length again, padding */
+/* Lengths of blocks, bytes; without the frame and the name, which are padded to words. */
+#define SECTION_SIZE	28u
+#define INTERFACE_SIZE	36u
+#define PACKET_SIZE	44u
+#define STATISTICS_SIZE 40u
 
 struct capture {
 	struct loop *loop;
 	struct core *core;
 	int fd;
 	int error;
-	uint64_t limit, size; /* of the file: allowed, and once all is written */
+	uint64_t limit, size; /* of the file: allowed; once all is written */
 	uint64_t frames, dropped;
 	uint64_t written; /* where the next write goes */
 	uint8_t *buffers[2];
@@ -69,14 +76,24 @@ struct capture {
 
 /* --- blocks --------------------------------------------------------------------------------- */
 
+static size_t padded(size_t len)
+{
+	return (len + 3) & ~(size_t)3;
+}
+
+/* Where the next @len bytes go, followed by zeros up to a whole word. */
+static uint8_t *room(struct capture *c, size_t len)
+{
+	uint8_t *at = c->buffers[c->filling] + c->used;
+
+	memset(at + len, 0, padded(len) - len);
+	c->used += padded(len);
+	return at;
+}
+
 static void put(struct capture *c, const void *data, size_t len)
 {
-	static const uint8_t zeros[4];
-
-	memcpy(c->buffers[c->filling] + c->used, data, len);
-	c->used += len;
-	memcpy(c->buffers[c->filling] + c->used, zeros, -len & 3);
-	c->used += -len & 3;
+	memcpy(room(c, len), data, len);
 }
 
 static void put_word(struct capture *c, uint32_t word)
@@ -150,23 +167,18 @@ static void put_time(struct capture *c)
 	put_word(c, (uint32_t)now);
 }
 
+/* The bytes may be a guest's memory; how many they are is ours to say. */
 static void packet_block(struct capture *c, uint16_t interface, bool out, const struct frame *frame)
 {
 	const uint32_t flags = out ? FLAG_OUTBOUND : FLAG_INBOUND;
+	struct iov_cursor from = iov_cursor(frame->iov, frame->iovcnt);
 	size_t start = block_begin(c, BLOCK_PACKET);
 
 	put_word(c, interface);
 	put_time(c);
 	put_word(c, frame->len);
 	put_word(c, frame->len);
-	for (unsigned i = 0; i < frame->iovcnt; i++) {
-		memcpy(c->buffers[c->filling] + c->used, frame->iov[i].iov_base,
-		       frame->iov[i].iov_len);
-		c->used += frame->iov[i].iov_len;
-	}
-	put(c, "", 0);
-	while ((c->used - start) & 3)
-		c->buffers[c->filling][c->used++] = 0;
+	iov_read(&from, room(c, frame->len), frame->len);
 	put_option(c, OPTION_FLAGS, &flags, sizeof(flags));
 	put_word(c, OPTION_END);
 	block_end(c, start);
@@ -218,6 +230,8 @@ static void flush_run(struct loop_task *task)
 
 static void write_count(struct capture *c, int result)
 {
+	if (result == -EINTR || result == -EAGAIN)
+		return;
 	if (result <= 0) {
 		c->error = result ? -result : EIO;
 		return;
@@ -239,19 +253,21 @@ static void write_done(struct loop_op *op, int result, unsigned flags)
 /* --- frames --------------------------------------------------------------------------------- */
 
 /* Is there room for this frame (and its port's block), in the buffer and in the file? */
-static bool frame_fits(const struct capture *c, const struct frame *frame)
+static bool frame_fits(const struct capture *c, const struct port *port, const struct frame *frame)
 {
-	size_t len = PACKET_OVERHEAD + frame->len + PORT_NAME_MAX + 64;
+	size_t len = PACKET_SIZE + padded(frame->len) + STATISTICS_SIZE;
 
-	return !c->error && c->used + len + TAIL_RESERVE <= BUFFER_SIZE &&
-	       (!c->limit || c->size + len + TAIL_RESERVE <= c->limit);
+	if (c->interfaces[port->index] == NO_INTERFACE)
+		len += INTERFACE_SIZE + padded(strlen(port->name));
+	return !c->error && len <= BUFFER_SIZE - c->used &&
+	       (!c->limit || c->size + len <= c->limit);
 }
 
 static void frame_seen(void *context, const struct port *port, bool out, const struct frame *frame)
 {
 	struct capture *c = context;
 
-	if (!frame_fits(c, frame)) {
+	if (!frame_fits(c, port, frame)) {
 		c->dropped++;
 		return;
 	}
@@ -281,26 +297,35 @@ static void capture_free(struct capture *c)
 	free(c);
 }
 
+static struct capture *capture_make(void)
+{
+	struct capture *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->buffers[0] = malloc(BUFFER_SIZE);
+	c->buffers[1] = malloc(BUFFER_SIZE);
+	if (c->buffers[0] && c->buffers[1])
+		return c;
+	capture_free(c);
+	errno = ENOMEM;
+	return NULL;
+}
+
 struct capture *capture_start(struct loop *loop, struct core *core, struct port *port, int fd,
 			      uint64_t limit)
 {
 	struct capture *c;
 	struct stat st;
 
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || ftruncate(fd, 0)) {
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || (limit && limit < CAPTURE_LIMIT_MIN) ||
+	    ftruncate(fd, 0)) {
 		errno = EINVAL;
 		return NULL;
 	}
-	c = calloc(1, sizeof(*c));
+	c = capture_make();
 	if (!c)
 		return NULL;
-	c->buffers[0] = malloc(BUFFER_SIZE);
-	c->buffers[1] = malloc(BUFFER_SIZE);
-	if (!c->buffers[0] || !c->buffers[1]) {
-		capture_free(c);
-		errno = ENOMEM;
-		return NULL;
-	}
 	c->loop = loop;
 	c->core = core;
 	c->fd = fd;
@@ -314,7 +339,7 @@ struct capture *capture_start(struct loop *loop, struct core *core, struct port 
 	return c;
 }
 
-/* Write what is left, waiting for it: the capture ends here. */
+/* Write what is left of one buffer, then the other, waiting for it. */
 static void write_rest(struct capture *c)
 {
 	for (unsigned round = 0; round < 2; round++) {
@@ -324,6 +349,8 @@ static void write_rest(struct capture *c)
 
 			write_count(c, n < 0 ? -errno : (int)n);
 		}
+		if (c->error)
+			return;
 		c->filling = !c->filling;
 		c->write_start = 0;
 		c->write_end = c->used;
@@ -331,24 +358,40 @@ static void write_rest(struct capture *c)
 	}
 }
 
-void capture_stop(struct capture *c)
+/* After an error: a reader would stumble over the block of which only the beginning was written. */
+static void cut_to_blocks(struct capture *c)
 {
+	const uint8_t *buffer = c->buffers[!c->filling];
+	size_t whole = 0;
+	uint32_t length = 0;
+
+	do {
+		whole += length;
+		memcpy(&length, buffer + whole + 4, sizeof(length));
+	} while (whole + length <= c->write_start);
+	c->size = c->written - (c->write_start - whole);
+	if (ftruncate(c->fd, (off_t)c->size))
+		c->size = c->written;
+}
+
+struct capture_status capture_stop(struct capture *c)
+{
+	struct capture_status status = {0};
+
 	if (!c)
-		return;
+		return status;
 	watch_set(c, NULL, NULL);
 	if (c->interface_count)
 		statistics_block(c);
 	loop_settle(c->loop, &c->writing);
 	loop_forget(c->loop, &c->flush);
 	write_rest(c);
+	if (c->error)
+		cut_to_blocks(c);
 	close(c->fd);
+	status = capture_status(c);
 	capture_free(c);
-}
-
-void capture_forget(struct capture *c, struct port *port)
-{
-	core_watch(c->core, port, NULL, NULL);
-	c->interfaces[port->index] = NO_INTERFACE;
+	return status;
 }
 
 struct capture_status capture_status(const struct capture *c)

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vnet/control_text.h"
@@ -77,14 +78,35 @@ int control_fail(struct control_call *call, int err, const char *format, ...)
 	return err;
 }
 
-int control_open(struct control_call *call, const char *path, int flags)
+/* A pipe, socket or terminal makes whoever reads it wait, and here all control would. */
+static bool file_waits(int fd)
 {
-	int fd = call->file >= 0 ? fcntl(call->file, F_DUPFD_CLOEXEC, 0)
-				 : open(path, flags | O_CLOEXEC, 0600);
+	struct stat st;
+
+	return fstat(fd, &st) || !(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
+}
+
+/* Opening a pipe would wait, too; what is kept open must not have the flag (io_uring minds it). */
+static int file_open(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK, 0600);
 
 	if (fd >= 0)
+		fcntl(fd, F_SETFL, 0);
+	return fd;
+}
+
+int control_open(struct control_call *call, const char *path, int flags)
+{
+	int fd = call->file >= 0 ? fcntl(call->file, F_DUPFD_CLOEXEC, 0) : file_open(path, flags);
+
+	if (fd < 0)
+		return control_fail(call, -errno, "cannot open '%.200s': %s", path,
+				    strerror(errno));
+	if (!file_waits(fd))
 		return fd;
-	return control_fail(call, -errno, "cannot open '%.200s': %s", path, strerror(errno));
+	close(fd);
+	return control_fail(call, -EINVAL, "'%.200s' is no ordinary file", path);
 }
 
 void control_loop(struct control_call *call, void (*fn)(void *arg), void *arg)

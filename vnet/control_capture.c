@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The words about captures, and metrics. A capture belongs to the data loop; there is at most one. */
+/* The words about captures, of which there is at most one, and metrics. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -29,7 +30,8 @@ static void start_run(void *arg)
 	visit->rc = visit->port && !port ? -ENODEV : 0;
 	if (visit->rc)
 		return;
-	overlay->capture = capture_start(overlay->loop, overlay->core, port, visit->fd, visit->limit);
+	overlay->capture =
+	    capture_start(overlay->loop, overlay->core, port, visit->fd, visit->limit);
 	visit->rc = overlay->capture ? 0 : -errno;
 }
 
@@ -37,8 +39,7 @@ static void stop_run(void *arg)
 {
 	struct capture_visit *visit = arg;
 
-	visit->status = capture_status(visit->overlay->capture);
-	capture_stop(visit->overlay->capture);
+	visit->status = capture_stop(visit->overlay->capture);
 	visit->overlay->capture = NULL;
 }
 
@@ -49,34 +50,42 @@ static void status_run(void *arg)
 	visit->status = capture_status(visit->overlay->capture);
 }
 
+static int limit_parse(struct control_call *call, const char *text, uint64_t *limit)
+{
+	char *end;
+
+	*limit = strtoull(text, &end, 10);
+	if (isdigit((unsigned char)*text) && !*end && *limit >= CAPTURE_LIMIT_MIN)
+		return 0;
+	return control_fail(call, -EINVAL, "limit '%.40s' is no number of bytes from %u on", text,
+			    CAPTURE_LIMIT_MIN);
+}
+
 /* "port NAME" and "limit BYTES", in any order, each at most once. */
 static int start_arguments(struct control_call *call, struct capture_visit *visit)
 {
-	for (unsigned i = 1; i < call->argc; i += 2) {
-		const char *name = call->argv[i], *value = call->argv[i + 1];
-		char *end = NULL;
+	int rc = 0;
 
-		if (!value)
-			return control_fail(call, -EINVAL, "'%.40s' wants a value: port NAME, limit BYTES", name);
-		if (!strcmp(name, "port") && !visit->port) {
+	for (unsigned i = 1; i < call->argc && !rc; i += 2) {
+		const char *name = call->argv[i], *value = call->argv[i + 1];
+
+		if (value && !strcmp(name, "port") && !visit->port)
 			visit->port = value;
-		} else if (!strcmp(name, "limit") && !visit->limit) {
-			visit->limit = strtoull(value, &end, 10);
-			if (*end || *value == '-' || !visit->limit)
-				return control_fail(call, -EINVAL, "limit '%.40s' is no number of bytes above 0", value);
-		} else {
-			return control_fail(call, -EINVAL, "'%.40s' again or unknown: port NAME and limit BYTES may follow",
-					    name);
-		}
+		else if (value && !strcmp(name, "limit") && !visit->limit)
+			rc = limit_parse(call, value, &visit->limit);
+		else
+			rc = control_fail(call, -EINVAL,
+					  "'%.40s': port NAME and limit BYTES may follow", name);
 	}
-	return 0;
+	return rc;
 }
 
 static int start_failed(struct control_call *call, const struct capture_visit *visit)
 {
 	close(visit->fd);
 	if (visit->rc == -ENODEV)
-		return control_fail(call, -ENOENT, "there is no port '%.80s': stats shows all", visit->port);
+		return control_fail(call, -ENOENT, "there is no port '%.80s': stats shows all",
+				    visit->port);
 	if (visit->rc == -EINVAL)
 		return control_fail(call, -EINVAL, "'%.200s' is no ordinary file", call->argv[0]);
 	return control_fail(call, visit->rc, "%s", strerror(-visit->rc));
@@ -90,8 +99,10 @@ int word_capture_start(struct control_call *call)
 	if (rc || call->check)
 		return rc;
 	if (call->overlay->capture)
-		return control_fail(call, -EBUSY, "there is a capture already: end it with capture stop");
-	visit.fd = control_open(call, call->argv[0], O_WRONLY | O_CREAT | O_TRUNC);
+		return control_fail(call, -EBUSY,
+				    "there is a capture already: end it with capture stop");
+	/* A FIFO that nobody reads must not hold up this thread. */
+	visit.fd = control_open(call, call->argv[0], O_WRONLY | O_CREAT | O_NONBLOCK);
 	if (visit.fd < 0)
 		return visit.fd;
 	control_loop(call, start_run, &visit);
@@ -114,7 +125,8 @@ static int capture_visit(struct control_call *call, void (*run)(void *arg))
 	if (call->check)
 		return 0;
 	if (!call->overlay->capture)
-		return control_fail(call, -ENOENT, "there is no capture: capture start FILE begins one");
+		return control_fail(call, -ENOENT,
+				    "there is no capture: capture start FILE begins one");
 	control_loop(call, run, &visit);
 	status_show(call, &visit.status);
 	return 0;
@@ -141,7 +153,7 @@ static void metrics_run(void *arg)
 {
 	struct metrics_visit *visit = arg;
 
-	visit->metrics = metrics_take(visit->overlay->core);
+	visit->metrics = metrics_take(visit->overlay->core, visit->overlay->links);
 }
 
 int word_metrics(struct control_call *call)

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The words about links. All that they do is done on the data loop, which links belong to. */
+/*
+ * The words about links. All that they do is done on the data loop, which links belong to, but for
+ * looking up names: that may take seconds.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
-#include "vnet/capture.h"
 #include "vnet/control_word.h"
 
 /* A visit of the data loop. */
 struct link_visit {
 	struct overlay *overlay;
-	const char *text; /* URL or name */
+	const char *text;	/* URL or name */
+	char url[LINK_URL_MAX]; /* without names to be looked up */
 	char name[PORT_NAME_MAX];
 	char error[LINK_ERROR_MAX];
 	int rc;
@@ -21,7 +25,7 @@ static void add_run(void *arg)
 	struct link_visit *visit = arg;
 	struct port *port;
 
-	visit->rc = links_add(visit->overlay->links, "link add", visit->text, &port, visit->error);
+	visit->rc = links_add(visit->overlay->links, "link add", visit->url, &port, visit->error);
 	if (!visit->rc)
 		memcpy(visit->name, port->name, sizeof(visit->name));
 }
@@ -32,10 +36,24 @@ static void del_run(void *arg)
 	struct port *port = control_port(visit->overlay, visit->text);
 
 	visit->rc = !port ? -ENOENT : port->kind != PORT_LINK ? -EINVAL : 0;
-	if (!visit->rc && visit->overlay->capture)
-		capture_forget(visit->overlay->capture, port);
 	if (!visit->rc)
 		links_remove(visit->overlay->links, port);
+}
+
+/* Of a name's addresses the first one is taken, or the first that the listener can reach. */
+static void link_add(struct control_call *call, struct link_visit *visit)
+{
+	static const int families[] = {AF_UNSPEC, AF_INET, AF_INET6};
+
+	for (unsigned i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
+		visit->rc =
+		    links_resolve("link add", visit->text, families[i], visit->url, visit->error);
+		if (visit->rc)
+			return;
+		control_loop(call, add_run, visit);
+		if (visit->rc != -EHOSTUNREACH)
+			return;
+	}
 }
 
 int word_link_add(struct control_call *call)
@@ -44,7 +62,7 @@ int word_link_add(struct control_call *call)
 
 	if (call->check)
 		return 0;
-	control_loop(call, add_run, &visit);
+	link_add(call, &visit);
 	if (visit.rc) {
 		snprintf(call->error, call->error_size, "%s", visit.error);
 		return visit.rc;

@@ -63,7 +63,8 @@ __attribute__((format(printf, 3, 4))) int control_fail(struct control_call *call
 						       const char *format, ...);
 /* control_open - the file that the line names: what came with the request, or opened with @flags
  * and mode 0600. A descriptor to be closed, or control_fail(). The sandbox refuses to open;
- * weft-ctl therefore sends it along. */
+ * weft-ctl therefore sends it along. A pipe and the like, which could make the caller wait, are
+ * refused. */
 int control_open(struct control_call *call, const char *path, int flags);
 /* control_loop - fn(arg) on the data loop. */
 void control_loop(struct control_call *call, void (*fn)(void *arg), void *arg);

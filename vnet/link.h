@@ -18,6 +18,7 @@ struct seal_key;
 
 #define LINK_ERROR_MAX   400 /* room for a message, bytes */
 #define LINK_OPTIONS_MAX 8
+#define LINK_URL_MAX     2048 /* more than the parts of a struct link_spec can be */
 
 /* What all links of an overlay share. */
 struct link_env {
@@ -54,12 +55,16 @@ struct link_type {
 	const char *summary;        /* one line for help */
 	const char *const *options; /* names that may follow, NULL at the end; "name" is everybody's */
 	const char *listen_form;    /* "udp://[ADDR][:PORT]", or NULL: has no listener */
-	/* Make an endpoint that waits for peers or carries links; NULL without listeners. */
+	/* Make an endpoint that waits for peers or carries links; one more if *endpoint is set, or -EINVAL where that
+	 * makes no sense. NULL without listeners. */
 	int (*listen)(const struct link_env *env, const struct link_spec *spec, void **endpoint, char error[LINK_ERROR_MAX]);
 	/* Make and core_attach() a link. @endpoint: as listen() made it, or NULL (then open() may set it). The port's
 	 * name is option name=, or the URL without options. */
 	int (*open)(const struct link_env *env, const struct link_spec *spec, void **endpoint, struct port **port,
 		    char error[LINK_ERROR_MAX]);
+	/* Write the URL without options, with an address in place of a name, or "" if there is no name to look up. @family:
+	 * AF_INET, AF_INET6, AF_UNSPEC. May wait; any thread. NULL where targets are never looked up. */
+	int (*resolve)(const struct link_spec *spec, int family, char url[LINK_URL_MAX], char error[LINK_ERROR_MAX]);
 	/* Release an endpoint whose links are closed. */
 	void (*endpoint_destroy)(void *endpoint);
 	/* Add to @sum what an endpoint counted that belongs to no link of its; may be NULL. */
@@ -95,6 +100,10 @@ void links_destroy(struct links *links);
 int links_listen(struct links *links, const char *option, const char *url, char error[LINK_ERROR_MAX]);
 /* links_add - --link URL, "link add URL". */
 int links_add(struct links *links, const char *option, const char *url, struct port **port, char error[LINK_ERROR_MAX]);
+/* links_resolve - ask name servers now, so that links_add() of the same link, by @resolved, will not: that one may hold
+ * up the data loop. The port's name stays that of @url. Any thread. 0 or -errno. */
+int links_resolve(const char *option, const char *url, int family, char resolved[LINK_URL_MAX],
+		  char error[LINK_ERROR_MAX]);
 /* links_remove - detach and close. */
 void links_remove(struct links *links, struct port *port);
 /* links_counters - visit what the endpoints counted that belongs to no single link: strangers' datagrams. */

@@ -769,6 +769,8 @@ static int shm_listen(const struct link_env *env, const struct link_spec *spec, 
 	struct endpoint *ep;
 	int err = path_check(spec, error);
 
+	if (!err && *endpoint)
+		err = link_fail(error, spec, -EINVAL, "shm:// listens already: any number may link to one path");
 	if (err)
 		return err;
 	ep = calloc(1, sizeof(*ep));

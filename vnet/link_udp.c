@@ -12,8 +12,9 @@
  *
  * The table holds each peer under several addresses: the one that the user wrote (found first,
  * whoever else claims it), those with the further ports that the peer sends from, and its IP
- * address alone (port 0, which no datagram comes from). The last counts only for a peer that is not
- * up and is alone at that address; of one that is up it is known where it sends from.
+ * address alone (as port 0, and a datagram that comes from port 0 is a stranger's). The last counts
+ * only for a peer that is not up and is alone at that address; of one that is up it is known where
+ * it sends from.
  */
 #include <errno.h>
 #include <poll.h>
@@ -84,8 +85,11 @@ static struct udp_peer *peer_alone(const struct udp_endpoint *ep, struct udp_add
 
 struct udp_peer *udp_peer_find(const struct udp_endpoint *ep, const struct udp_address *from)
 {
-	const struct udp_entry *entry = entry_find(ep, from);
+	const struct udp_entry *entry;
 
+	if (!from->port) /* RFC 768 allows it, for those who want no answer; here it means any */
+		return NULL;
+	entry = entry_find(ep, from);
 	return entry ? entry->peer : peer_alone(ep, *from);
 }
 
@@ -320,8 +324,11 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 				"a link key cannot protect VXLAN: leave one of the two out");
 	if (err)
 		return err;
-	while (*at)
-		at = &(*at)->next;
+	for (; *at; at = &(*at)->next)
+		if ((*at)->encap == encap &&
+		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, spread, at, error);
 }
 
@@ -401,8 +408,11 @@ static int endpoint_ensure(const struct link_env *env, const struct link_spec *s
 
 	if (endpoint_next(*at, encap))
 		return 0;
-	while (*at)
-		at = &(*at)->next;
+	for (; *at; at = &(*at)->next)
+		if ((*at)->encap == encap &&
+		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, SPREAD_DEFAULT, at, error);
 }
 
@@ -431,6 +441,24 @@ static int link_open(const struct link_env *env, const struct link_spec *spec, v
 	return err ? err : peer_link(ep, spec, &sa, plain, port, error);
 }
 
+static int link_resolve(const struct link_spec *spec, int family, char url[LINK_URL_MAX],
+			char error[LINK_ERROR_MAX])
+{
+	union socket_address sa;
+	struct udp_address address;
+	enum udp_encap encap;
+	int err = encap_parse(spec, &encap, error);
+
+	if (err || !udp_address_is_name(spec))
+		return err;
+	err = udp_address_read(spec, family, usual_port(encap), &sa, error);
+	if (err)
+		return err;
+	address = udp_address_of(&sa);
+	udp_address_print(url, LINK_URL_MAX, &address);
+	return 0;
+}
+
 static const char *const options[] = {"encap", "plain", "spread", NULL};
 
 const struct link_type link_udp = {
@@ -441,6 +469,7 @@ const struct link_type link_udp = {
     .listen_form = "udp://[ADDR][:PORT]",
     .listen = endpoint_listen,
     .open = link_open,
+    .resolve = link_resolve,
     .endpoint_destroy = endpoint_destroy,
     .endpoint_counters = endpoint_counters,
 };

@@ -312,11 +312,6 @@ int links_listen(struct links *links, const char *option, const char *url,
 	err = options_check(&spec, types[type], error);
 	if (err)
 		return err;
-	if (links->endpoints[type])
-		return link_fail(error, &spec, -EINVAL,
-				 "%s:// listens already: give one listener of a kind, before the "
-				 "links",
-				 spec.scheme);
 	return types[type]->listen(&links->env, &spec, &links->endpoints[type], error);
 }
 
@@ -370,6 +365,41 @@ int links_add(struct links *links, const char *option, const char *url, struct p
 				 types[type]->form);
 	err = options_check(&spec, types[type], error);
 	return err ? err : link_open(links, &spec, (size_t)type, port, error);
+}
+
+/* The URL again, of a link whose target is now @base; without name= it has the name that it would
+ * have had. */
+static int url_build(const struct link_spec *spec, const char *base, char url[LINK_URL_MAX],
+		     char error[LINK_ERROR_MAX])
+{
+	size_t used = (size_t)snprintf(url, LINK_URL_MAX, "%s", base);
+	char name[PORT_NAME_MAX];
+	int err = link_name(spec, name, error);
+
+	for (unsigned i = 0; i < spec->option_count; i++)
+		used += (size_t)snprintf(url + used, LINK_URL_MAX - used, ",%s=%s",
+					 spec->options[i].name, spec->options[i].value);
+	if (!link_option(spec, "name"))
+		snprintf(url + used, LINK_URL_MAX - used, ",name=%s", name);
+	return err;
+}
+
+int links_resolve(const char *option, const char *url, int family, char resolved[LINK_URL_MAX],
+		  char error[LINK_ERROR_MAX])
+{
+	struct link_spec spec;
+	char base[LINK_URL_MAX] = "";
+	int err = spec_parse(&spec, option, url, error);
+	int type = err ? err : type_find(&spec, false, error);
+
+	if (type < 0)
+		return type;
+	if (types[type]->resolve)
+		err = types[type]->resolve(&spec, family, base, error);
+	if (!err && *base)
+		return url_build(&spec, base, resolved, error);
+	snprintf(resolved, LINK_URL_MAX, "%s", url);
+	return err;
 }
 
 void links_remove(struct links *links, struct port *port)

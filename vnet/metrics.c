@@ -3,15 +3,18 @@
  * Theory of operation: the counters are copied on the core's thread, which takes some hundred
  * nanoseconds a port, and made text on the caller's, so that a thousand ports do not hold up the
  * frames. One table says which counter has which name; a metric's name and its label never change
- * once published.
+ * once published. Counters that are still 0 are shown too: Prometheus takes no rate of a first
+ * value.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "vnet/core.h"
+#include "vnet/link.h"
 #include "vnet/metrics.h"
 
 struct metrics_port {
@@ -23,13 +26,32 @@ struct metrics_port {
 	struct link_status link;
 };
 
+#define ENDPOINTS_MAX 8u /* more types of links than there are */
+
+/* What a type of links counted that belongs to none of its links. */
+struct metrics_endpoint {
+	const char *type;
+	struct port_counters counters;
+};
+
 struct metrics {
 	struct core_counters core;
+	unsigned endpoint_count;
+	struct metrics_endpoint endpoints[ENDPOINTS_MAX];
 	unsigned count;
 	struct metrics_port ports[];
 };
 
-struct metrics *metrics_take(const struct core *core)
+static void endpoint_take(void *context, const char *type, const struct port_counters *counters)
+{
+	struct metrics *m = context;
+
+	if (m->endpoint_count < ENDPOINTS_MAX)
+		m->endpoints[m->endpoint_count++] =
+		    (struct metrics_endpoint){.type = type, .counters = *counters};
+}
+
+struct metrics *metrics_take(const struct core *core, const struct links *links)
 {
 	unsigned high = core_ports(core);
 	struct metrics *m = calloc(1, sizeof(*m) + high * sizeof(m->ports[0]));
@@ -37,6 +59,8 @@ struct metrics *metrics_take(const struct core *core)
 	if (!m)
 		return NULL;
 	m->core = *core_counters(core);
+	if (links)
+		links_counters(links, endpoint_take, m);
 	for (unsigned i = 0; i < high; i++) {
 		const struct port *port = core_port(core, i);
 		struct metrics_port *to = &m->ports[m->count];
@@ -62,8 +86,6 @@ void metrics_free(struct metrics *m)
 
 /* --- text ----------------------------------------------------------------------------------- */
 
-#define COUNTER_AT(type, member) offsetof(type, member)
-
 /* A counter of its own: name, more labels, where it is in its struct. */
 struct counter {
 	const char *name, *label, *help;
@@ -72,37 +94,44 @@ struct counter {
 
 static const struct counter port_table[] = {
     {"weft_port_frames_total", ",direction=\"in\"", "Frames into and out of the core by this port.",
-     COUNTER_AT(struct port_counters, in_frames)},
+     offsetof(struct port_counters, in_frames)},
     {"weft_port_frames_total", ",direction=\"out\"", NULL,
-     COUNTER_AT(struct port_counters, out_frames)},
+     offsetof(struct port_counters, out_frames)},
     {"weft_port_bytes_total", ",direction=\"in\"", "Bytes of these frames.",
-     COUNTER_AT(struct port_counters, in_bytes)},
+     offsetof(struct port_counters, in_bytes)},
     {"weft_port_bytes_total", ",direction=\"out\"", NULL,
-     COUNTER_AT(struct port_counters, out_bytes)},
+     offsetof(struct port_counters, out_bytes)},
     {"weft_port_batches_total", "", "Batches of frames sent or received.",
-     COUNTER_AT(struct port_counters, batches)},
+     offsetof(struct port_counters, batches)},
     {"weft_port_syscalls_total", "", "System calls of the data path.",
-     COUNTER_AT(struct port_counters, syscalls)},
+     offsetof(struct port_counters, syscalls)},
     {"weft_port_copied_bytes_total", "", "Payload bytes copied.",
-     COUNTER_AT(struct port_counters, copied_bytes)},
+     offsetof(struct port_counters, copied_bytes)},
+};
+
+static const struct counter endpoint_table[] = {
+    {"weft_endpoint_batches_total", "", "Batches that one call received for several links.",
+     offsetof(struct port_counters, batches)},
+    {"weft_endpoint_syscalls_total", "", "System calls of the data path that served several links.",
+     offsetof(struct port_counters, syscalls)},
 };
 
 static const struct counter core_table[] = {
     {"weft_flow_cache_total", "result=\"hit\"", "Look-ups in the flow cache.",
-     COUNTER_AT(struct core_counters, cache_hits)},
+     offsetof(struct core_counters, cache_hits)},
     {"weft_flow_cache_total", "result=\"miss\"", NULL,
-     COUNTER_AT(struct core_counters, cache_misses)},
+     offsetof(struct core_counters, cache_misses)},
     {"weft_mac_events_total", "event=\"learnt\"", "What became of source addresses.",
-     COUNTER_AT(struct core_counters, learnt)},
-    {"weft_mac_events_total", "event=\"moved\"", NULL, COUNTER_AT(struct core_counters, moved)},
-    {"weft_mac_events_total", "event=\"aged\"", NULL, COUNTER_AT(struct core_counters, aged)},
-    {"weft_mac_events_total", "event=\"full\"", NULL, COUNTER_AT(struct core_counters, full)},
+     offsetof(struct core_counters, learnt)},
+    {"weft_mac_events_total", "event=\"moved\"", NULL, offsetof(struct core_counters, moved)},
+    {"weft_mac_events_total", "event=\"held\"", NULL, offsetof(struct core_counters, held)},
+    {"weft_mac_events_total", "event=\"aged\"", NULL, offsetof(struct core_counters, aged)},
+    {"weft_mac_events_total", "event=\"full\"", NULL, offsetof(struct core_counters, full)},
     {"weft_neighbours_answered_total", "", "ARP and neighbour questions answered here.",
-     COUNTER_AT(struct core_counters, answered)},
+     offsetof(struct core_counters, answered)},
     {"weft_offload_frames_total", "work=\"split\"", "Frames cut or joined in software.",
-     COUNTER_AT(struct core_counters, split)},
-    {"weft_offload_frames_total", "work=\"merged\"", NULL,
-     COUNTER_AT(struct core_counters, merged)},
+     offsetof(struct core_counters, split)},
+    {"weft_offload_frames_total", "work=\"merged\"", NULL, offsetof(struct core_counters, merged)},
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
@@ -161,17 +190,38 @@ static void ports_drops(FILE *out, const struct metrics *m)
 {
 	static const char name[] = "weft_port_drops_total";
 
-	head(out, name, "counter",
-	     "Frames dropped, by reason; reasons that never occurred are left out.");
+	head(out, name, "counter", "Frames dropped, by reason.");
 	for (unsigned p = 0; p < m->count; p++) {
-		for (unsigned reason = 0; reason < DROP_REASONS; reason++) {
-			if (!m->ports[p].counters.drops[reason])
-				continue;
+		for (enum drop_reason reason = 0; reason < DROP_REASONS; reason++) {
 			port_open(out, name, &m->ports[p]);
-			fprintf(out, ",reason=\"%s\"} %" PRIu64 "\n",
-				drop_reason_name((enum drop_reason)reason),
+			fprintf(out, ",reason=\"%s\"} %" PRIu64 "\n", drop_reason_name(reason),
 				m->ports[p].counters.drops[reason]);
 		}
+	}
+}
+
+static void endpoints_drops(FILE *out, const struct metrics *m)
+{
+	static const char name[] = "weft_endpoint_drops_total";
+
+	head(out, name, "counter", "Frames dropped that belong to no link, by reason.");
+	for (unsigned i = 0; i < m->endpoint_count; i++)
+		for (enum drop_reason reason = 0; reason < DROP_REASONS; reason++)
+			fprintf(out, "%s{type=\"%s\",reason=\"%s\"} %" PRIu64 "\n", name,
+				m->endpoints[i].type, drop_reason_name(reason),
+				m->endpoints[i].counters.drops[reason]);
+}
+
+static void endpoints_counters(FILE *out, const struct metrics *m)
+{
+	for (size_t i = 0; i < COUNT(endpoint_table); i++) {
+		const struct counter *counter = &endpoint_table[i];
+
+		head(out, counter->name, "counter", counter->help);
+		for (unsigned e = 0; e < m->endpoint_count; e++)
+			fprintf(out, "%s{type=\"%s\"} %" PRIu64 "\n", counter->name,
+				m->endpoints[e].type,
+				counter_value(&m->endpoints[e].counters, counter));
 	}
 }
 
@@ -184,10 +234,10 @@ static void ports_mtu(FILE *out, const struct metrics *m)
 	}
 }
 
-static void links_gauge(FILE *out, const struct metrics *m, const char *name, const char *help,
-			double (*value)(const struct link_status *status))
+static void links_value(FILE *out, const struct metrics *m, const char *name, const char *type,
+			const char *help, double (*value)(const struct link_status *status))
 {
-	head(out, name, "gauge", help);
+	head(out, name, type, help);
 	for (unsigned p = 0; p < m->count; p++) {
 		if (m->ports[p].kind != PORT_LINK)
 			continue;
@@ -233,9 +283,8 @@ static void histogram(FILE *out, const char *name, const char *help,
 	head(out, name, "histogram", help);
 	for (unsigned i = 0; i < CORE_HISTOGRAM; i++) {
 		total += buckets[i];
-		if (buckets[i])
-			fprintf(out, "%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", name,
-				(double)((UINT64_C(2) << i) - 1) * unit, total);
+		fprintf(out, "%s_bucket{le=\"%.10g\"} %" PRIu64 "\n", name,
+			(double)((UINT64_C(2) << i) - 1) * unit, total);
 	}
 	fprintf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n%s_count %" PRIu64 "\n", name, total,
 		name, total);
@@ -253,10 +302,12 @@ char *metrics_text(const struct metrics *m)
 	ports_counters(out, m);
 	ports_drops(out, m);
 	ports_mtu(out, m);
-	links_gauge(out, m, "weft_link_up", "1 while the link carries frames.", link_up);
-	links_gauge(out, m, "weft_link_rtt_seconds", "Round trip to the peer; 0 if never measured.",
-		    link_rtt);
-	links_gauge(out, m, "weft_link_ups", "Times the link came up.", link_ups);
+	endpoints_counters(out, m);
+	endpoints_drops(out, m);
+	links_value(out, m, "weft_link_up", "gauge", "1 while the link carries frames.", link_up);
+	links_value(out, m, "weft_link_rtt_seconds", "gauge",
+		    "Round trip to the peer; 0 if never measured.", link_rtt);
+	links_value(out, m, "weft_link_ups_total", "counter", "Times the link came up.", link_ups);
 	core_table_print(out, &m->core);
 	histogram(out, "weft_batch_frames", "Frames a batch.", m->core.batch_size, 1);
 	histogram(out, "weft_forward_seconds", "Time to route and send a batch.",

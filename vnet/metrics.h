@@ -6,10 +6,12 @@
 #include <stddef.h>
 
 struct core;
+struct links;
 struct metrics; /* a copy of all counters at one moment */
 
-/* metrics_take - copy the counters. The core's thread. NULL with errno ENOMEM. */
-struct metrics *metrics_take(const struct core *core);
+/* metrics_take - copy the counters; @links may be NULL. The core's thread. NULL with errno ENOMEM.
+ */
+struct metrics *metrics_take(const struct core *core, const struct links *links);
 /* metrics_text - write them out. Any thread. A string of the caller's, to be freed; NULL with errno
  * set. */
 char *metrics_text(const struct metrics *metrics);

@@ -30,7 +30,6 @@
 
 #define SEGMENT_SLICES 8u /* iovecs of a frame that may be joined */
 #define SLICES_MAX     (FRAME_BATCH_MAX * (SEGMENT_SLICES + 1))
-#define IP_SIZE_MAX    65535u
 #define IPV4_DF	       0x4000u
 
 /* A frame of the batch. */
@@ -196,7 +195,7 @@ static bool chain_takes(const struct chain *chain, const struct segment *segment
 
 	if (!last->joinable || !segment->joinable || last->size != first->size ||
 	    segment->size > first->size || segment->frame->hops != first->frame->hops ||
-	    chain->len + segment->size > first->packet.l3 + IP_SIZE_MAX)
+	    chain->len + segment->size > FRAME_SIZE_MAX) /* with tags that is less than IP allows */
 		return false;
 	if (!ip_follows(last, segment) || (is_tcp(segment) && !tcp_follows(last, segment)))
 		return false;

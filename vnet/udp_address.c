@@ -180,3 +180,19 @@ int udp_address_read(const struct link_spec *spec, int family, uint16_t default_
 		sa->v6.sin6_port = htons(port);
 	return 0;
 }
+
+bool udp_address_is_name(const struct link_spec *spec)
+{
+	const struct addrinfo numeric = {.ai_socktype = SOCK_DGRAM, .ai_flags = AI_NUMERICHOST};
+	char host[HOST_MAX] = "", error[LINK_ERROR_MAX];
+	struct addrinfo *found;
+	uint16_t port;
+	int err;
+
+	if (host_parse(spec, host, &port, error) || !*host)
+		return false;
+	err = getaddrinfo(host, NULL, &numeric, &found);
+	if (!err)
+		freeaddrinfo(found);
+	return err == EAI_NONAME;
+}

@@ -48,5 +48,7 @@ socklen_t udp_address_size(int family);
  */
 int udp_address_read(const struct link_spec *spec, int family, uint16_t default_port,
 		     union socket_address *sa, char error[LINK_ERROR_MAX]);
+/* udp_address_is_name - is there a name that udp_address_read() would have to resolve? */
+bool udp_address_is_name(const struct link_spec *spec);
 
 #endif

@@ -111,10 +111,13 @@ static bool crossing_fits(const struct udp_sending *tx, const struct udp_peer *p
 /* Can a datagram join the last message? */
 static bool train_takes(const struct udp_sending *tx, uint32_t len, unsigned pieces)
 {
-	const struct udp_message *m = &tx->messages[tx->count - 1];
+	const struct udp_message *m;
 
-	return tx->count && !tx->single && !m->closed && len <= m->segment &&
-	       m->datagrams < TRAIN_SEGMENTS && m->len + len <= UDP_DATAGRAM_MAX &&
+	if (!tx->count || tx->single)
+		return false;
+	m = &tx->messages[tx->count - 1];
+	return !m->closed && len <= m->segment && m->datagrams < TRAIN_SEGMENTS &&
+	       m->len + len <= UDP_DATAGRAM_MAX &&
 	       tx->wire[tx->count - 1].msg_hdr.msg_iovlen + pieces <= UIO_MAXIOV;
 }
 

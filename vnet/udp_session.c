@@ -136,7 +136,7 @@ static void peer_refresh(void *context)
 	up = status.state == LINK_UP;
 	if (up && (peer->state != LINK_UP || peer->ups != status.ups))
 		came_up(peer);
-	if (up)
+	if (up || peer->state == LINK_UP) /* one that went says no more: others may get its ports */
 		udp_peer_ports(peer, says->ports);
 	peer->state = status.state;
 	peer->ups = status.ups;

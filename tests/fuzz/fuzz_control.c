@@ -8,6 +8,7 @@
 #include <json-c/json.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -58,7 +59,7 @@ static int line_run(struct overlay *overlay, const char *line)
 
 static int reaches_out(const char *line)
 {
-	return (strstr(line, "link") && strstr(line, "add")) ||
+	return strstr(line, "capture") || (strstr(line, "link") && strstr(line, "add")) ||
 	       (strstr(line, "replace") && !strstr(line, "replace {"));
 }
 
@@ -87,7 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct loop *loop; /* costs a ring of the kernel's each */
 	const struct overlay_options options = {.learn = true};
 	char error[LINK_ERROR_MAX], *text = strndup((const char *)data, size), *save = NULL;
-	struct overlay *overlay;
+	struct overlay *overlay = NULL;
 
 	if (!loop)
 		loop = loop_create(8);

@@ -28,7 +28,7 @@ def ip(*arguments, check=True):
 
 
 class Underlay:
-    """Hosts "a", "b", ... on segments: {subnet: (hosts, mtu)}; host "a" is SUBNET.1, "b" SUBNET.2 and so on."""
+    """Hosts on segments: {subnet: (hosts, mtu)}; host "a" is SUBNET.1, "b" SUBNET.2 and so on, "p7" SUBNET.107."""
 
     def __init__(self, segments):
         self.names = []
@@ -80,7 +80,7 @@ class Underlay:
 
     @staticmethod
     def number(host):
-        return ord(host[0]) - ord("a") + 1
+        return 100 + int(host[1:]) if host[1:] else ord(host) - ord("a") + 1
 
     def command(self, host, *command):
         """The command line that runs a command on a host."""

@@ -14,15 +14,14 @@ import sys
 import unittest
 
 import tap
-from weft import (ROOT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT, WEFT_CTL, Control, VmTest,
-                  guest, needs_kvm, needs_root, wait_for)
+from weft import (LIMIT, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_USAGE, WEFT, WEFT_CTL, Control, VmTest,
+                  guest, needs_kvm, wait_for)
 
 VNETD = os.environ.get("VNETD", f"{os.path.dirname(WEFT)}/vnetd")
 MAC_A, MAC_B = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 WORDS = ("link add", "link del", "link list", "route add", "route del", "route list", "route replace", "mac list",
          "matrix", "stats", "trace", "help")
 PEER = "udp://127.0.0.2:19"  # nobody
-PATIENCE = 60  # seconds for what is done in an instant by an idle machine
 
 
 class OverlayTest(VmTest):
@@ -34,7 +33,7 @@ class OverlayTest(VmTest):
         """The output of weft-ctl; of a refusal the one line of stderr."""
         popen.setdefault("cwd", self.dir)
         run = subprocess.run([WEFT_CTL, self.path(self.socket), *words], capture_output=True, text=True, check=False,
-                             timeout=PATIENCE, **popen)
+                             timeout=LIMIT, **popen)
         self.assertEqual(run.returncode, status, f"{words}: {run.stdout} {run.stderr}")
         if status == STATUS_OK:
             self.assertEqual(run.stderr, "")
@@ -66,12 +65,12 @@ class OverlayTest(VmTest):
                 with open(process.log, encoding="utf-8") as log:
                     raise AssertionError(f"vnetd ended with {process.returncode}: {log.read()}")
             try:
-                with Control(self.path(path), PATIENCE) as control:
+                with Control(self.path(path)) as control:
                     answer = control.request("status")
             except OSError:
                 return False
             return answer and answer["result"]["pid"] == process.pid
-        wait_for(answers, PATIENCE)
+        wait_for(answers)
         return process
 
 
@@ -151,7 +150,7 @@ class Words:
                 stranger.sendto(bytes(100), ("127.0.0.1", self.port))
             drops = self.ask("stats")["endpoints"][0]["drops"]
             return sum(drops.values())
-        wait_for(dropped, PATIENCE)
+        wait_for(dropped)
 
     def test_requests_by_hand(self):
         with self.control() as control:
@@ -177,7 +176,7 @@ class Words:
                 control.line()
             self.assertEqual(self.descriptors(), before)
             control.socket.sendmsg([b"{"], many)
-        wait_for(lambda: len(self.descriptors()) < len(before), PATIENCE)
+        wait_for(lambda: len(self.descriptors()) < len(before))
 
     def descriptors(self):
         return sorted(os.listdir(f"/proc/{self.pid}/fd"))
@@ -213,7 +212,7 @@ class WordsOfWeft(Words, OverlayTest):
     def tearDown(self):
         self.assertTrue(self.vm.running(), self.vm.errors())
         self.ctl("stop", "--force")
-        self.assertEqual(self.vm.wait(PATIENCE), STATUS_KILLED, self.vm.errors())
+        self.assertEqual(self.vm.wait(), STATUS_KILLED, self.vm.errors())
 
     def test_the_way_of_a_frame(self):
         self.ctl("route", "add", "dst", MAC_A, "to", PEER)
@@ -231,7 +230,7 @@ class WordsOfWeft(Words, OverlayTest):
                     "udp://no.such.host.invalid:1", "udp://localhost:77"):
             with self.subTest(url):
                 run = subprocess.run([WEFT_CTL, self.path("ctl"), "link", "add", url], capture_output=True, text=True,
-                                     check=False, timeout=PATIENCE)
+                                     check=False, timeout=LIMIT)
                 self.assertIn(run.returncode, (STATUS_OK, STATUS_ENVIRONMENT))
                 self.assertEqual(self.ask("status")["state"], "running")
 
@@ -245,7 +244,7 @@ class Start(OverlayTest):
     def refuse(self, arguments, pattern, status=STATUS_USAGE, program=VNETD):
         with self.subTest(" ".join(arguments)[-60:]):
             run = subprocess.run([program, *arguments], cwd=self.dir, capture_output=True, text=True, check=False,
-                                 timeout=PATIENCE)
+                                 timeout=LIMIT)
             self.assertEqual(run.returncode, status, run.stderr)
             self.assertRegex(run.stderr, rf"\A{os.path.basename(program)}: .*{pattern}[^\n]*\n\Z")
             self.assertEqual(self.sockets(), [])
@@ -312,14 +311,14 @@ class Vnetd(OverlayTest):
             with self.subTest(number.name):
                 process = self.ready(self.vnetd("--ctl", "ctl", "--listen", "udp://127.0.0.1:0"))
                 process.send_signal(number)
-                self.assertEqual(process.wait(PATIENCE), STATUS_OK)
+                self.assertEqual(process.wait(LIMIT), STATUS_OK)
                 self.assertEqual(self.sockets(), [])
 
     def test_stop(self):
         process = self.ready(self.vnetd("--ctl", "ctl"))
         self.assertEqual(self.ask("status")["pid"], process.pid)
         self.ctl("stop")
-        self.assertEqual(process.wait(PATIENCE), STATUS_OK)
+        self.assertEqual(process.wait(LIMIT), STATUS_OK)
 
     def test_killed_and_started_again(self):
         for _ in range(3):
@@ -341,11 +340,11 @@ class Vnetd(OverlayTest):
         def state():
             return [link["state"] for link in self.ask("link", "list")]
 
-        wait_for(lambda: state() == ["up"], PATIENCE)
+        wait_for(lambda: state() == ["up"])
         self.ctl("link", "del", f"udp://127.0.0.1:{ports[1]}")
         self.assertEqual(state(), [])
         self.ctl("link", "add", f"udp://127.0.0.1:{ports[1]}")
-        wait_for(lambda: state() == ["up"], PATIENCE)
+        wait_for(lambda: state() == ["up"])
 
 
 TRANSFER = """
@@ -372,7 +371,7 @@ serve() if sys.argv[1] == "serve" else ask()
 """
 
 
-@needs_root
+@unittest.skipUnless(os.geteuid() == 0, "needs root")
 @unittest.skipUnless(os.path.exists("/dev/net/tun"), "no /dev/net/tun")
 class Hosts(OverlayTest):
     """Two hosts, each a network namespace with a tap, joined by vnetd; the namespaces go with the processes."""
@@ -400,8 +399,8 @@ class Hosts(OverlayTest):
     def transfer(self, first, second):
         server = self.inside(first, "serve")
         self.assertEqual(server.stdout.readline(), "ready\n")
-        self.assertEqual(self.inside(second, "ask").wait(PATIENCE), 0)
-        self.assertEqual(server.wait(PATIENCE), 0)
+        self.assertEqual(self.inside(second, "ask").wait(LIMIT), 0)
+        self.assertEqual(server.wait(LIMIT), 0)
 
     def test_data_both_ways(self):
         for offload in ("on", "off"):
@@ -416,7 +415,7 @@ class Hosts(OverlayTest):
                 self.assertTrue(self.ask("mac", "list"))
                 for process in (first, second):
                     process.terminate()
-                    self.assertEqual(process.wait(PATIENCE), STATUS_OK)
+                    self.assertEqual(process.wait(LIMIT), STATUS_OK)
 
     def test_routes_decide(self):
         """Without learning, which would take over what routes need not decide."""
@@ -424,7 +423,7 @@ class Hosts(OverlayTest):
         second = self.host(2, "--link", "shm://shm", "--learn", "off", "--route", "from nics to drop")
         client = self.inside(second, "ask")
         self.socket = "ctl2"
-        wait_for(lambda: self.ask("route", "list")[0]["frames"] > 2, PATIENCE)
+        wait_for(lambda: self.ask("route", "list")[0]["frames"] > 2)
         client.kill()
         client.wait()
         self.ctl("route", "replace", "{", "from", "nics", "to", "links", ";", "from", "links", "to", "nics", "}")
@@ -432,7 +431,7 @@ class Hosts(OverlayTest):
         self.assertGreater(min(route["frames"] for route in self.ask("route", "list")), 0)
 
     def test_a_tap_that_is_not_there(self):
-        run = subprocess.run([VNETD, "--tap", "x" * 16], capture_output=True, text=True, check=False, timeout=PATIENCE)
+        run = subprocess.run([VNETD, "--tap", "x" * 16], capture_output=True, text=True, check=False, timeout=LIMIT)
         self.assertEqual(run.returncode, STATUS_USAGE, run.stderr)
         self.assertRegex(run.stderr, r"\Avnetd: --tap [^\n]*\n\Z")
 

@@ -2,14 +2,17 @@
 /* The control language: every word, every kind of mistake, and that a mistake changes nothing. */
 #include <criterion/criterion.h>
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vnet/control.h"
@@ -487,6 +490,26 @@ CONTROL(files_with_mistakes)
 	bad("route replace /no/such/file", -ENOENT, "cannot open '/no/such/file'");
 }
 
+/* Who holds the other end of a pipe could make all control wait. */
+CONTROL(files_that_wait_are_refused)
+{
+	char line[128];
+	int ends[2];
+
+	cr_assert_eq(pipe(ends), 0);
+	cr_assert_eq(run_with("route replace pipe", ends[0]), -EINVAL);
+	cr_assert(strstr(rig.error, "'pipe' is no ordinary file"), "%s", rig.error);
+	close(ends[0]);
+	close(ends[1]);
+	file_write("", 0);
+	cr_assert_eq(unlink(rig.path), 0);
+	cr_assert_eq(mkfifo(rig.path, 0600), 0);
+	snprintf(line, sizeof(line), "route replace %s", rig.path);
+	bad(line, -EINVAL, "no ordinary file");
+	snprintf(line, sizeof(line), "capture start %s", rig.path);
+	cr_assert_lt(run(line), 0);
+}
+
 /* @n different routes, one a line. */
 static void file_of_routes(size_t n)
 {
@@ -751,7 +774,8 @@ START(a_file_that_cannot_be_read)
 
 START(options_with_mistakes)
 {
-	const char *bad_route[] = {"to all", "to", NULL}, *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
+	const char *bad_route[] = {"to all", "to", NULL},
+		   *bad_link[] = {"udp://127.0.0.1:1,color=red", NULL};
 	const struct overlay_options with_route = {.routes = bad_route},
 				     with_link = {.links = bad_link},
 				     with_listen = {.listens = bad_link},
@@ -807,6 +831,48 @@ static void *lines_main(void *context)
 		json_object_put(result);
 	}
 	return NULL;
+}
+
+/* Names known to no server; the real function is asked for numbers only. */
+static struct {
+	unsigned lookups;
+	pthread_t thread; /* of the last one */
+} names;
+
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+		struct addrinfo **found)
+{
+	static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (hints->ai_flags & AI_NUMERICHOST)
+		return real(host, service, hints, found);
+	names.lookups++;
+	names.thread = pthread_self();
+	if (strcmp(host, "peer.test") != 0)
+		return EAI_NONAME;
+	return real(hints->ai_family == AF_INET ? "127.0.0.9" : "::9", service, hints, found);
+}
+
+/* The data loop never waits for a name server. The listener speaks IPv4, and so must the peer. */
+CONTROL(names_are_looked_up_by_who_asks)
+{
+	pthread_t thread;
+
+	cr_assert_eq(pthread_create(&thread, NULL, loop_main, rig.loop), 0);
+	expect("link add udp://peer.test:9", "{\"name\":\"udp://peer.test:9\"}");
+	cr_assert_eq(names.lookups, 2);
+	cr_assert(pthread_equal(names.thread, pthread_self()));
+	cr_assert_eq(run("link add udp://127.0.0.9:9"), -EEXIST);
+	cr_assert(strstr(rig.error, "udp://peer.test:9"), "%s", rig.error);
+	expect("link add udp://peer.test:10,plain=on,name=b", "{\"name\":\"b\"}");
+	cr_assert_eq(run("link add udp://other.test:9"), -EHOSTUNREACH);
+	cr_assert(strstr(rig.error, "not found"), "%s", rig.error);
+	cr_assert(pthread_equal(names.thread, pthread_self()));
+	good("link del udp://peer.test:9");
+	loop_stop(rig.loop);
+	pthread_join(thread, NULL);
 }
 
 CONTROL(lines_of_several_threads_while_the_loop_runs)

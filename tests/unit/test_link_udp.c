@@ -441,6 +441,44 @@ Test(link_udp, a_plain_peer_sends_from_any_port, .init = stranger_up, .fini = st
 	batch_free(batch);
 }
 
+/* The checksum may be left out in IPv4. Returns false where raw packets are not permitted. */
+static bool send_from_port(uint16_t from)
+{
+	struct {
+		uint16_t from, to, len, check;
+		uint8_t payload[100];
+	} packet = {htons(from), htons((uint16_t)vm_port(&a)), htons(sizeof(packet)), 0, {0}};
+	struct sockaddr_in sa = {.sin_family = AF_INET};
+	int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_UDP);
+
+	if (fd < 0)
+		return false;
+	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	geneve_build(packet.payload, VNI, NULL);
+	cr_assert_eq(sendto(fd, &packet, sizeof(packet), 0, (struct sockaddr *)&sa, sizeof(sa)),
+		     (ssize_t)sizeof(packet));
+	close(fd);
+	return true;
+}
+
+/* Port 0 stands for any port in the table, but from there nothing is taken: not from one of two
+ * peers of that address, nor from one that is alone there. */
+Test(link_udp, from_port_0_nobody_sends, .init = stranger_up, .fini = stranger_down)
+{
+	const uint64_t *drops = udp_endpoint_counters(a.endpoint)->drops;
+
+	if (!send_from_port(0))
+		cr_skip_test("raw packets are not permitted");
+	wait_until(drops[DROP_NOT_PEER] == 1);
+	cr_assert(send_from_port(9));
+	vm_wait(&a, 1);
+	vm_link(&a, "127.0.0.1", 7000, ",plain=on");
+	cr_assert(send_from_port(0));
+	wait_until(drops[DROP_NOT_PEER] == 2);
+	cr_assert(send_from_port(7000));
+	vm_wait(&a, 2);
+}
+
 Test(link_udp, noise, .init = stranger_up, .fini = stranger_down)
 {
 	uint32_t seed = 7;

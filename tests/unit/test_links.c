@@ -146,6 +146,8 @@ Test(links, listeners, .init = up, .fini = down)
 		     vm.error);
 	cr_assert_eq(links_listen(vm.links, "--listen", "udp://127.0.0.1:0", vm.error), -EINVAL);
 	cr_assert_not_null(strstr(vm.error, "listens already"), "%s", vm.error);
+	cr_assert_eq(links_listen(vm.links, "--listen", "udp://127.0.0.1:0,encap=vxlan", vm.error), 0,
+		     "%s", vm.error);
 	cr_assert_eq(links_add(vm.links, "--link", "udp://127.0.0.1:9", &port, vm.error), 0, "%s",
 		     vm.error);
 	cr_assert_eq(links_add(vm.links, "--link", "udp://127.0.0.1:9", &port, vm.error), -EEXIST);

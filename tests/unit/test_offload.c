@@ -333,13 +333,16 @@ Test(offload, recognized_as_it_was)
 		bool tcp = was.gso_type && was.gso_type != USO;
 
 		frame->offload = (struct frame_offload){0};
-		offload_recognize(frame, tcp ? was.hdr_len - FRAME_HEADER + was.gso_size : frame->len);
+		offload_recognize(frame,
+				  tcp ? was.hdr_len - FRAME_HEADER + was.gso_size : frame->len);
 		if (frame->offload.flags) {
 			cr_assert(offload_check(frame), "recipe %u", i);
 			cr_assert_eq(frame->offload.flags, CSUM);
 			cr_assert_eq(frame->offload.csum_start, was.csum_start);
 			cr_assert_eq(frame->offload.csum_offset, was.csum_offset);
-			cr_assert_eq(frame->offload.gso_size, tcp && frame->len > was.hdr_len + was.gso_size ? was.gso_size : 0,
+			cr_assert_eq(frame->offload.gso_size,
+				     tcp && frame->len > was.hdr_len + was.gso_size ? was.gso_size
+										    : 0,
 				     "recipe %u", i);
 			found++;
 		}
@@ -465,6 +468,30 @@ Test(offload, b5_tags_and_extension_headers_without_end)
 		cr_assert_not(offload_check(&made->frame));
 		free(made);
 	}
+}
+
+/* Options of TCP are carried, whatever they say: of length 0, 1, or past the header. */
+Test(offload, b5_tcp_options_without_end)
+{
+	static const struct recipe r = {
+	    .version = 4, .payload = 3000, .gso_size = 1000, .tcp_options = 12};
+	struct offload_split *split = offload_split_create();
+	struct frame *pieces[FRAME_BATCH_MAX];
+
+	for (unsigned size = 0; size < 256; size++) {
+		struct made *made = make(&r);
+		uint8_t options[12] = {5, (uint8_t)size, 8, (uint8_t)size};
+
+		memcpy(made->bytes + made->l4 + 20, options, sizeof(options));
+		cr_assert(offload_check(&made->frame));
+		offload_split_start(split, &made->frame);
+		cr_assert_eq(offload_split_next(split, pieces, FRAME_BATCH_MAX), 3);
+		for (unsigned i = 0; i < 3; i++)
+			cr_assert_arr_eq((uint8_t *)pieces[i]->iov[0].iov_base + made->l4 + 20,
+					 options, sizeof(options));
+		free(made);
+	}
+	offload_split_destroy(split);
 }
 
 /* Frames cut off anywhere, with every state. */
@@ -1045,6 +1072,42 @@ Test(offload, joined_frames_keep_to_64_kib)
 	free(a);
 	free(b);
 	offload_merge_destroy(merge);
+}
+
+/* Tags are part of a frame's length: IP alone would allow a longer one than ports carry. */
+Test(offload, joined_frames_are_no_longer_than_any_frame)
+{
+	const unsigned headers = FRAME_HEADER + 2 * 4 + 40,
+		       most = FRAME_SIZE_MAX - headers - 32 * 2000;
+	struct recipe r = {.version = 4, .tags = 2, .gso_size = 2000};
+
+	/* 32 segments, and one that makes the frame just as long as may be, or a byte longer. */
+	for (unsigned more = 0; more < 2; more++) {
+		struct offload_merge *merge = offload_merge_create();
+		struct frame *frames[FRAME_BATCH_MAX];
+		struct pieces *a, *b;
+		unsigned n = 0, left;
+
+		r.sequence = 0;
+		r.id = 0;
+		r.payload = 32 * 2000;
+		a = pieces_of(&r);
+		r.sequence = r.payload;
+		r.id = 32;
+		r.payload = most + more;
+		b = pieces_of(&r);
+		for (unsigned i = 0; i < a->n; i++)
+			frames[n++] = a->frames[i];
+		for (unsigned i = 0; i < b->n; i++)
+			frames[n++] = b->frames[i];
+		cr_assert_eq(n, 33);
+		left = offload_merge_batch(merge, frames, n, ALL_OFFLOADS);
+		cr_assert_eq(left, 1 + more);
+		cr_assert_eq(frames[0]->len, more ? headers + 32 * 2000 : FRAME_SIZE_MAX);
+		free(a);
+		free(b);
+		offload_merge_destroy(merge);
+	}
 }
 
 /* Frames in many pieces and frames with unfinished business go through as they are. */

@@ -19,6 +19,7 @@
 
 #include "vnet/offload.h"
 #include "vnet/seal.h"
+#include "vnet/udp.h"
 #include "vnet/udp_flow.h"
 
 #define SUPER 64000u /* bytes of a large frame */
@@ -112,14 +113,20 @@ Test(udp_whole, offload_off_is_for_both)
 	pair_down();
 }
 
+/* An address of loopback that no other test uses. */
+static void host_of_this_process(char host[32])
+{
+	snprintf(host, 32, "127.%u.%u.%u", 64 + (getpid() >> 16 & 63), getpid() >> 8 & 255,
+		 getpid() & 255);
+}
+
 /* A peer that goes makes the link go down, and one that comes back makes it come up, by itself. */
 Test(udp_whole, down_and_up_again)
 {
 	struct batch *batch = batch_new(5, 100, 1);
 	char host[32], listen[48];
 
-	snprintf(host, sizeof(host), "127.%u.%u.%u", 64 + (getpid() >> 16 & 63),
-		 getpid() >> 8 & 255, getpid() & 255);
+	host_of_this_process(host);
 	snprintf(listen, sizeof(listen), "%s:7001", host);
 	loop_up();
 	vm_up(&a, "127.0.0.1:0");
@@ -139,6 +146,55 @@ Test(udp_whole, down_and_up_again)
 	vm_wait(&b, 5);
 	pair_down();
 	batch_free(batch);
+}
+
+/* A socket at the address of a peer that went, with one of its ports; they may be taken by now. */
+static int heir_open(const char *host, const uint16_t ports[SESSION_PORTS_MAX])
+{
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)vm_port(&a))};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool bound = false;
+
+	for (unsigned i = 0; !bound && i < SESSION_PORTS_MAX && ports[i]; i++) {
+		struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(ports[i])};
+
+		inet_pton(AF_INET, host, &sa.sin_addr);
+		bound = !bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+	}
+	cr_assert(bound);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	cr_assert_eq(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	return fd;
+}
+
+/* What a peer said it sends from does not outlive it: the host gives its ports to others. */
+Test(udp_whole, ports_of_the_dead_are_free)
+{
+	uint16_t ports[SESSION_PORTS_MAX];
+	uint8_t datagram[100] = {0};
+	char host[32], listen[48];
+	int fd;
+
+	host_of_this_process(host);
+	snprintf(listen, sizeof(listen), "%s:7001", host);
+	loop_up();
+	vm_up(&a, "127.0.0.1:0");
+	vm_up(&b, listen);
+	a_link = vm_link(&a, host, 7001, "");
+	vm_link(&a, host, 9, ""); /* at the same address */
+	b_link = vm_link(&b, "127.0.0.1", vm_port(&a), "");
+	pair_meet();
+	memcpy(ports, ((struct udp_endpoint *)b.endpoint)->ports, sizeof(ports));
+	vm_down(&b);
+	wait_until(state_of(a_link) == LINK_DOWN);
+	fd = heir_open(host, ports);
+	geneve_build(datagram, VNI, NULL);
+	cr_assert_eq(send(fd, datagram, sizeof(datagram), 0), (ssize_t)sizeof(datagram));
+	wait_until(udp_endpoint_counters(a.endpoint)->drops[DROP_NOT_PEER] == 1);
+	cr_assert_eq(a_link->counters.in_frames, 0);
+	close(fd);
+	vm_down(&a);
+	loop_down();
 }
 
 Test(udp_whole, hops_travel, .init = pair_up_met, .fini = pair_down)

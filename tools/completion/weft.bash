@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # shellcheck shell=bash
 #
-# bash completion for weft, weft-ctl, vnetd and weft-cluster. Options and commands are read from each program's
+# bash completion for weft, weft-ctl, weft-top, vnetd and weft-cluster. Options and commands are read from each program's
 # own --help, so that they never differ from it.
 
 _weft_options() { # PROGRAM ARGUMENTS...: the options in its help
@@ -54,7 +54,8 @@ _weft_ctl() {
 		stop) _weft_reply "--force" ;;
 		wait) _weft_reply "--timeout" ;;
 		shutdown) _weft_reply "--reboot --timeout" ;;
-		link | route | mac) _weft_overlay "$1" "${COMP_WORDS[1]}" ;;
+		matrix | metrics | help) _weft_reply "--json" ;;
+		link | route | mac | capture) _weft_overlay "$1" "${COMP_WORDS[1]}" ;;
 		trace) _weft_reply "dst src $(_weft_ports "$1" "${COMP_WORDS[1]}")" ;;
 		*) COMPREPLY=() ;;
 		esac
@@ -70,6 +71,7 @@ _weft_overlay() { # WEFT-CTL SOCKET: words of the control language
 	case "${COMP_WORDS[2]} ${COMP_WORDS[3]}" in
 	"link del") _weft_reply "$(_weft_ports "$@")" ;;
 	"route replace") _weft_files ;;
+	"capture start") if ((COMP_CWORD == 4)); then _weft_files; else _weft_reply "port limit $(_weft_ports "$@")"; fi ;;
 	route\ *) ((COMP_CWORD > 3)) && _weft_reply "priority from src dst to any none not all nics links drop $(_weft_ports "$@")" ;;
 	esac
 	((COMP_CWORD > 3)) ||
@@ -78,6 +80,13 @@ _weft_overlay() { # WEFT-CTL SOCKET: words of the control language
 
 _vnetd() {
 	_weft_value "${COMP_WORDS[COMP_CWORD - 1]}" || _weft_reply "$(_weft_options "$1") --version"
+}
+
+_weft_top() {
+	case ${COMP_WORDS[COMP_CWORD]} in
+	-*) _weft_reply "$(_weft_options "$1")" ;;
+	*) _weft_files ;;
+	esac
 }
 
 _weft_cluster() {
@@ -96,4 +105,5 @@ _weft_cluster() {
 complete -F _weft weft
 complete -F _weft_ctl weft-ctl
 complete -F _vnetd vnetd
+complete -F _weft_top weft-top
 complete -F _weft_cluster weft-cluster

@@ -27,6 +27,7 @@ struct tsan_test {
 
 static struct tsan_test *tsan_tests;
 static const char *tsan_skipped; /* why, if the test that runs was skipped */
+static char tsan_reason[256] __attribute__((unused));
 
 #define Test(suite_, name_, ...)                                                                   \
 	static void suite_##_##name_##_run(void);                                                  \
@@ -69,9 +70,10 @@ static const char *tsan_skipped; /* why, if the test that runs was skipped */
 #define cr_expect_str_eq(a, b, ...)        cr_assert_str_eq(a, b)
 
 /* In a test itself only, not in a function that it calls. */
-#define cr_skip_test(reason)                                                                       \
+#define cr_skip_test(...)                                                                          \
 	do {                                                                                       \
-		tsan_skipped = (reason);                                                           \
+		snprintf(tsan_reason, sizeof(tsan_reason), __VA_ARGS__);                           \
+		tsan_skipped = tsan_reason;                                                        \
 		return;                                                                            \
 	} while (0)
 
