@@ -122,8 +122,12 @@ build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c device
 
 fuzz: $(FUZZ)
 
+# What the benchmark runs on hosts, and in guests.
+bench-build: build/bench/udp_gso build/bench/pingpong
+	$(Q)$(MAKE) --no-print-directory STATIC=1 build/static/bench/udp_gso
+
 # Everything the tests run: ordinary, sanitized and static builds, guests, images.
-test-build: all unit images fuzz
+test-build: all unit images fuzz bench-build
 	$(Q)$(MAKE) --no-print-directory SAN=address all unit
 	$(Q)$(MAKE) --no-print-directory SAN=thread unit
 	$(Q)$(MAKE) --no-print-directory STATIC=1 all
@@ -142,8 +146,7 @@ test:
 
 bench:
 	$(Q)tools/deps build images bench
-	$(Q)$(MAKE) --no-print-directory all images build/bench/udp_gso build/bench/pingpong
-	$(Q)$(MAKE) --no-print-directory STATIC=1 all build/static/bench/udp_gso
+	$(Q)$(MAKE) --no-print-directory all images bench-build && $(MAKE) --no-print-directory STATIC=1 all
 	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json)
 
 lint:
@@ -176,5 +179,5 @@ clean:
 	rm -rf build
 
 -include $(shell find build -name '*.d' 2>/dev/null)
-.PHONY: all unit fuzz guests images man demo test test-build bench lint fuzz-smoke install deps clean
+.PHONY: all unit fuzz guests images man demo test test-build bench bench-build lint fuzz-smoke install deps clean
 .SECONDARY:

@@ -163,13 +163,18 @@ class Guests(Contestant):
     def ready(self):
         self.client, self.server = (GuestHost(self.path(f"agent{end}"), self.channel) for end in (1, 2))
         for host in (self.client, self.server):
-            host.connect()
+            host.connect(self.check_alive)
             host.put(f"{ROOT}/build/static/bench/udp_gso")
         self.serve()
         self.await_path()
 
+    def check_alive(self):
+        for process in self.processes:
+            if not process.running():
+                raise CommandError(f"a process has ended: {process.errors()[-300:]}")
+
     def recover(self):
-        self.client.connect()
+        self.client.connect(self.check_alive)
 
 
 # --- weft -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from machine import ROOT
 
 HEADER = struct.Struct("<IHH")  # agent_protocol.h: length, channel, type
 EXEC, STDIN, STDOUT, STDERR, EXIT, PING, PONG, WINDOW_ADD = 2, 3, 4, 5, 6, 8, 9, 12
-PATIENCE = 60  # seconds for what takes a few on an idle machine
+PATIENCE = 120  # seconds for what takes a few on an idle machine
 PONG_S = 0.5
 PAYLOAD_MAX = 32768
 
@@ -37,10 +37,11 @@ class GuestHost:
         self.path, self.channel = path, channel
         self.socket = None
 
-    def connect(self):
-        """Wait until the agent answers."""
+    def connect(self, check_alive=lambda: None):
+        """Wait until the agent answers; check_alive() raises if it never will."""
         end = time.monotonic() + PATIENCE
         while not self.try_connect():
+            check_alive()
             if time.monotonic() > end:
                 raise CommandError(f"{self.path}: no answer from the guest within {PATIENCE} s")
             time.sleep(0.05)

@@ -63,14 +63,16 @@ class Quiet:
         return self.idle_share() >= IDLE_SHARE
 
     def wait(self):
-        """Wait until the CPUs are idle; returns whether they were."""
+        """Wait until the CPUs are idle; returns whether they were. What is quiet at once costs no patience."""
         begin = time.monotonic()
         limit = begin + min(self.once, self.left)
+        if self.now():
+            return True
         while not (quiet := self.now()) and time.monotonic() < limit:
             pass
-        spent = time.monotonic() - begin - LOOK_S
-        self.left -= max(spent, 0)
-        self.waited += max(spent, 0)
+        spent = time.monotonic() - begin
+        self.left -= spent
+        self.waited += spent
         return quiet
 
 

@@ -66,13 +66,13 @@ class Underlay:
             ip("-n", self.name(host), "route", "add", "default", "via", f"{subnet}.254", check=False)  # the first one stays
 
     def add_wire(self, subnet, hosts, mtu):
-        """Two new hosts joined by nothing but a veth pair, eth0 on both."""
+        """Two new hosts, SUBNET.1 and SUBNET.2, joined by nothing but a veth pair, eth0 on both."""
         for host in hosts:
             self.add_host(host)
         ip("-n", self.name(hosts[0]), "link", "add", "eth0", "mtu", str(mtu), "type", "veth",
            "peer", "name", "eth0", "mtu", str(mtu), "netns", self.name(hosts[1]))
-        for host in hosts:
-            ip("-n", self.name(host), "addr", "add", f"{subnet}.{self.number(host)}/24", "dev", "eth0")
+        for end, host in enumerate(hosts, 1):
+            ip("-n", self.name(host), "addr", "add", f"{subnet}.{end}/24", "dev", "eth0")
             ip("-n", self.name(host), "link", "set", "eth0", "up")
 
     def mac(self, host):
