@@ -3,7 +3,7 @@
 # make              build weft, weft-ctl, vnetd and the unikernel guests
 # make demo         two Linux VMs on one overlay: ping and iperf3 between them
 # make test         every test; ends with "N passed, N failed, N skipped"
-# make bench        measure, and print how (QUICK=1: fewer samples)
+# make bench        measure, and draw it in docs/bench (QUICK=1: fewer samples, in build/plots)
 # make lint         clang-tidy and cppcheck
 # make fuzz-smoke   each fuzz target for some seconds (FUZZ_SECONDS=10)
 # make install      into PREFIX (/usr/local)
@@ -111,6 +111,10 @@ $(B)/bench/%: $(B)/tests/bench/%.o $(B)/libvnet.a
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+$(B)/bench/pingpong: $(B)/guest-images/tty/pingpong.o
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^
+
 build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c devices/*.c) $(VMM_SRC) build/dsdt.hex
 	$(call say,FUZZ,$@)
 	$(Q)mkdir -p $(@D) && clang -g -O1 -std=c17 -D_GNU_SOURCE -I. -Ibuild -fsanitize=fuzzer,address,undefined \
@@ -118,8 +122,12 @@ build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c device
 
 fuzz: $(FUZZ)
 
+# What the benchmark runs on hosts, and in guests.
+bench-build: build/bench/udp_gso build/bench/pingpong
+	$(Q)$(MAKE) --no-print-directory STATIC=1 build/static/bench/udp_gso
+
 # Everything the tests run: ordinary, sanitized and static builds, guests, images.
-test-build: all unit images fuzz
+test-build: all unit images fuzz bench-build
 	$(Q)$(MAKE) --no-print-directory SAN=address all unit
 	$(Q)$(MAKE) --no-print-directory SAN=thread unit
 	$(Q)$(MAKE) --no-print-directory STATIC=1 all
@@ -138,8 +146,8 @@ test:
 
 bench:
 	$(Q)tools/deps build images bench
-	$(Q)$(MAKE) --no-print-directory all images && $(MAKE) --no-print-directory STATIC=1 all
-	$(Q)tools/weft-bench $(if $(QUICK),--quick)
+	$(Q)$(MAKE) --no-print-directory all images bench-build && $(MAKE) --no-print-directory STATIC=1 all
+	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json)
 
 lint:
 	$(Q)tools/deps build lint && $(MAKE) --no-print-directory all && tools/lint
@@ -171,5 +179,5 @@ clean:
 	rm -rf build
 
 -include $(shell find build -name '*.d' 2>/dev/null)
-.PHONY: all unit fuzz guests images man demo test test-build bench lint fuzz-smoke install deps clean
+.PHONY: all unit fuzz guests images man demo test test-build bench bench-build lint fuzz-smoke install deps clean
 .SECONDARY:

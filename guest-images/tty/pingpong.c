@@ -10,6 +10,8 @@
  * The client sends one message, waits for all of it to come back, notes the time, and only then
  * sends the next. Every message begins with its number, so that a UDP answer that comes after its
  * time is recognised and thrown away. A UDP message without an answer after LOSS_MS counts as lost.
+ * With --connect each message has a connection of its own, ended by a reset so that none is left in
+ * TIME_WAIT; with --pause each comes after a rest, so that it meets a path that has gone to sleep.
  * The first WARM_UP messages resolve addresses and fill caches and are not counted. The array of
  * samples is written to before the start, so that no page fault falls into a measurement.
  */
@@ -38,8 +40,9 @@
 #define SIZE_MAX_TCP  65536   /* bytes: what socket buffers hold while the other end writes */
 #define WARM_UP	      20      /* messages */
 #define LOSS_MS	      1000
-#define LOST_IN_A_ROW 5	 /* lost messages after which the server counts as unreachable */
-#define CLIENTS_MAX   32 /* TCP connections that the server keeps */
+#define LOST_IN_A_ROW 5	    /* lost messages after which the server counts as unreachable */
+#define PAUSE_MAX     10000 /* milliseconds */
+#define CLIENTS_MAX   32    /* TCP connections that the server keeps */
 
 enum exit_status {
 	STATUS_FAILED = 1,
@@ -53,6 +56,8 @@ struct options {
 	bool json;
 	size_t size;	/* bytes a message */
 	size_t count;	/* messages */
+	size_t pause;	/* milliseconds before each message */
+	bool connect;	/* a TCP connection for each message */
 	double seconds; /* 0: no limit of time */
 };
 
@@ -68,17 +73,19 @@ struct run {
 
 static const char usage_text[] =
     "Usage: pingpong --server [--port PORT]\n"
-    "       pingpong HOST [--tcp|--udp] [--size BYTES] [--count N] [--seconds S] [--port PORT] "
-    "[--json]\n"
+    "       pingpong HOST [--tcp|--udp|--connect] [--size BYTES] [--count N] [--seconds S]\n"
+    "                [--pause MS] [--port PORT] [--json]\n"
     "Measures round trips to a server and prints their median, 99th percentile and maximum.\n"
     "\n"
     "  --server     answer clients, TCP and UDP, until ended\n"
     "  --tcp        use TCP (default)\n"
     "  --udp        use UDP\n"
+    "  --connect    use TCP, and for each message a new connection\n"
     "  --size N     bytes in a message, 8 to 65536 (UDP: 65507); default 64\n"
     "  --count N    stop after N round trips, at most 1000000; default 10000,\n"
     "               with --seconds 1000000\n"
     "  --seconds S  stop after S seconds\n"
+    "  --pause MS   rest so long before each message, at most 10000\n"
     "  --port PORT  default " DEFAULT_PORT "\n"
     "  --json       print the result as one JSON object\n"
     "  --help       print this text\n";
@@ -295,6 +302,25 @@ static int stream_exchange(struct run *run)
 	return result < 0 ? result : message_read(run->fd, run->message, run->options->size);
 }
 
+static int connection_exchange(struct run *run)
+{
+	const struct linger reset = {.l_onoff = 1};
+	int result;
+
+	run->fd = client_connect(run->options);
+	setsockopt(run->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	result = stream_exchange(run);
+	close(run->fd);
+	return result;
+}
+
+static int message_exchange(struct run *run)
+{
+	if (run->options->connect)
+		return connection_exchange(run);
+	return run->options->udp ? datagram_exchange(run) : stream_exchange(run);
+}
+
 /* One round trip. Returns its nanoseconds, or 0 if the message was lost. */
 static uint32_t exchange(struct run *run)
 {
@@ -304,7 +330,7 @@ static uint32_t exchange(struct run *run)
 	run->number++;
 	memcpy(run->message, &run->number, sizeof(run->number));
 	begun = now_ns();
-	result = run->options->udp ? datagram_exchange(run) : stream_exchange(run);
+	result = message_exchange(run);
 	taken = now_ns() - begun;
 	if (result == -EAGAIN)
 		return 0;
@@ -318,6 +344,8 @@ static uint32_t exchange(struct run *run)
 static double client_measure(struct run *run)
 {
 	const struct options *options = run->options;
+	const struct timespec pause = {.tv_sec = (time_t)(options->pause / 1000),
+				       .tv_nsec = (long)(options->pause % 1000) * 1000000};
 	uint64_t begun, end;
 	int missing = 0;
 
@@ -326,8 +354,10 @@ static double client_measure(struct run *run)
 	begun = now_ns();
 	end = options->seconds > 0 ? begun + (uint64_t)(options->seconds * 1e9) : UINT64_MAX;
 	while (run->counted < options->count && missing < LOST_IN_A_ROW && now_ns() < end) {
-		uint32_t sample = exchange(run);
+		uint32_t sample;
 
+		nanosleep(&pause, NULL);
+		sample = exchange(run);
 		missing = sample ? 0 : missing + 1;
 		if (sample)
 			run->samples[run->counted++] = sample;
@@ -368,19 +398,20 @@ static void result_print(struct run *run, double seconds)
 	    options->json
 		? "{\"protocol\": \"%s\", \"size\": %zu, \"count\": %zu, \"lost\": %zu, "
 		  "\"seconds\": %.3f, \"min_us\": %.1f, \"mean_us\": %.1f, \"p50_us\": %.1f, "
-		  "\"p99_us\": %.1f, \"max_us\": %.1f}\n"
+		  "\"p99_us\": %.1f, \"p999_us\": %.1f, \"max_us\": %.1f}\n"
 		: "%s %zu bytes: %zu round trips, %zu lost, %.3f s; "
-		  "min %.1f mean %.1f p50 %.1f p99 %.1f max %.1f us\n";
+		  "min %.1f mean %.1f p50 %.1f p99 %.1f p99.9 %.1f max %.1f us\n";
 
 	qsort(run->samples, run->counted, sizeof(run->samples[0]), sample_compare);
 	printf(format, options->udp ? "udp" : "tcp", options->size, run->counted, run->lost,
 	       seconds, percentile(run, 0), mean(run), percentile(run, 50), percentile(run, 99),
-	       percentile(run, 100));
+	       percentile(run, 99.9), percentile(run, 100));
 }
 
 static void client_run(const struct options *options)
 {
-	struct run run = {.options = options, .fd = client_connect(options)};
+	struct run run = {.options = options,
+			  .fd = options->connect ? -1 : client_connect(options)};
 	double seconds;
 
 	run.message = calloc(1, options->size);
@@ -394,7 +425,8 @@ static void client_run(const struct options *options)
 	result_print(&run, seconds);
 	free(run.samples);
 	free(run.message);
-	close(run.fd);
+	if (!options->connect)
+		close(run.fd);
 }
 
 static size_t number_parse(const char *option, const char *text, size_t least, size_t most)
@@ -425,7 +457,8 @@ static void options_parse(struct options *options, int argc, char **argv)
 	    {"udp", no_argument, NULL, 'u'},	     {"size", required_argument, NULL, 'l'},
 	    {"count", required_argument, NULL, 'n'}, {"seconds", required_argument, NULL, 'S'},
 	    {"port", required_argument, NULL, 'p'},  {"json", no_argument, NULL, 'j'},
-	    {"help", no_argument, NULL, 'h'},	     {NULL, 0, NULL, 0},
+	    {"help", no_argument, NULL, 'h'},	     {"connect", no_argument, NULL, 'c'},
+	    {"pause", required_argument, NULL, 'P'}, {NULL, 0, NULL, 0},
 	};
 	bool server = false;
 	int letter;
@@ -440,6 +473,12 @@ static void options_parse(struct options *options, int argc, char **argv)
 			break;
 		case 'u':
 			options->udp = true;
+			break;
+		case 'c':
+			options->connect = true;
+			break;
+		case 'P':
+			options->pause = number_parse("pause", optarg, 0, PAUSE_MAX);
 			break;
 		case 'l':
 			options->size = number_parse("size", optarg, 8, SIZE_MAX_TCP);
@@ -466,6 +505,8 @@ static void options_parse(struct options *options, int argc, char **argv)
 	if (argc - optind != (server ? 0 : 1))
 		die(STATUS_USAGE, "give either --server or one HOST; see pingpong --help");
 	options->host = server ? NULL : argv[optind];
+	if (options->connect && options->udp)
+		die(STATUS_USAGE, "--connect is for TCP; see pingpong --help");
 	if (options->udp && options->size > SIZE_MAX_UDP)
 		die(STATUS_USAGE, "--size is at most %d with --udp", SIZE_MAX_UDP);
 	if (options->count == 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Networks of hosts for the tests: network namespaces joined by segments, each a bridge in a namespace of its own.
+"""Networks of hosts for tests and benchmarks: network namespaces joined by segments, each a bridge in a namespace of its
+own, or two by a wire.
 
 Everything has the process's id in its name and is removed by Underlay.close().
 """
@@ -46,8 +47,8 @@ class Underlay:
 
     def add_host(self, host):
         name = self.name(host)
+        self.names.append(name)  # first, so that it is removed whenever a signal comes
         ip("netns", "add", name)
-        self.names.append(name)
         ip("-n", name, "link", "set", "lo", "up")
 
     def add_segment(self, number, subnet, hosts, mtu):
@@ -63,6 +64,19 @@ class Underlay:
             ip("-n", self.name(host), "addr", "add", f"{subnet}.{self.number(host)}/24", "dev", device)
             ip("-n", self.name(host), "link", "set", device, "up")
             ip("-n", self.name(host), "route", "add", "default", "via", f"{subnet}.254", check=False)  # the first one stays
+
+    def add_wire(self, subnet, hosts, mtu):
+        """Two new hosts, SUBNET.1 and SUBNET.2, joined by nothing but a veth pair, eth0 on both."""
+        for host in hosts:
+            self.add_host(host)
+        ip("-n", self.name(hosts[0]), "link", "add", "eth0", "mtu", str(mtu), "type", "veth",
+           "peer", "name", "eth0", "mtu", str(mtu), "netns", self.name(hosts[1]))
+        for end, host in enumerate(hosts, 1):
+            ip("-n", self.name(host), "addr", "add", f"{subnet}.{end}/24", "dev", "eth0")
+            ip("-n", self.name(host), "link", "set", "eth0", "up")
+
+    def mac(self, host):
+        return self.run(host, "cat", "/sys/class/net/eth0/address").stdout.strip()
 
     @staticmethod
     def number(host):

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machine that measures: its processors' time, and whether they are free.
+
+A sample says something about the contestant only if nobody else had work. Quiet.wait() waits for that, but not for ever: the
+waiting of a whole run is bounded, and once that is used up samples are taken all the same and counted as busy.
+"""
+import os
+import shutil
+import subprocess
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+IDLE_SHARE = 0.9   # of all CPUs, to count as quiet
+LOOK_S = 0.15      # how long a look at the CPUs takes
+STEAL = 7          # of /proc/stat: what the hypervisor gave to others
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def output_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu_times():
+    """Seconds since boot, of all CPUs: all time, idle time, stolen time."""
+    with open("/proc/stat", encoding="ascii") as file:
+        values = [int(value) / TICKS for value in file.readline().split()[1:9]]
+    return sum(values), values[3] + values[4], values[STEAL]
+
+
+def cpu_busy():
+    """Seconds that all CPUs have worked, kernel and guests included."""
+    total, idle, stolen = cpu_times()
+    return total - idle - stolen
+
+
+def process_seconds(pids):
+    """Seconds of CPU that these processes have used, all their threads together."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(") ")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+class Quiet:
+    """Waits for free CPUs."""
+
+    def __init__(self, once, altogether):
+        """At most this long at once, and in the whole run."""
+        self.once = once
+        self.left = altogether
+        self.waited = 0
+
+    @staticmethod
+    def idle_share(seconds=LOOK_S):
+        total, idle, _ = cpu_times()
+        time.sleep(seconds)
+        total_now, idle_now, _ = cpu_times()
+        return (idle_now - idle) / max(total_now - total, 1 / TICKS)
+
+    def now(self):
+        return self.idle_share() >= IDLE_SHARE
+
+    def wait(self):
+        """Wait until the CPUs are idle; returns whether they were. What is quiet at once costs no patience."""
+        begin = time.monotonic()
+        limit = begin + min(self.once, self.left)
+        if self.now():
+            return True
+        while not (quiet := self.now()) and time.monotonic() < limit:
+            pass
+        spent = time.monotonic() - begin
+        self.left -= spent
+        self.waited += spent
+        return quiet
+
+
+def description():
+    """What the figures were measured on."""
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
+    kvm = next((name for name in ("kvm_pvm", "kvm_amd", "kvm_intel") if os.path.exists(f"/sys/module/{name}")), "unknown")
+    qemu = shutil.which("qemu-system-x86_64")
+    return {"cpu": model, "cpus": os.cpu_count(), "kernel": os.uname().release, "kvm": kvm,
+            "qemu": output_of(qemu, "--version").splitlines()[0].split("version ")[1] if qemu else None}
