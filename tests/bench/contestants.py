@@ -326,7 +326,7 @@ class VnetU(Qemu):
 
 class Native(Contestant):
     name = "native veth"
-    about = "no guests: the hosts themselves, on their wire"
+    about = "no guests: the hosts themselves, on their wire, which carries super-frames whole"
 
     @classmethod
     def takes(cls, phase):

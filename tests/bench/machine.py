@@ -66,10 +66,10 @@ class Quiet:
         """Wait until the CPUs are idle; returns whether they were. What is quiet at once costs no patience."""
         begin = time.monotonic()
         limit = begin + min(self.once, self.left)
-        if self.now():
+        if quiet := self.now():
             return True
-        while not (quiet := self.now()) and time.monotonic() < limit:
-            pass
+        while not quiet and time.monotonic() < limit:
+            quiet = self.now()
         spent = time.monotonic() - begin
         self.left -= spent
         self.waited += spent

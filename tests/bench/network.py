@@ -10,6 +10,7 @@ a cell is left out of that cell.
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -118,12 +119,16 @@ class Run:
         for cls in contestants.CONTESTANTS:
             if lacking := contestants.missing(cls):
                 self.progress.say(f"{cls.name} is left out: {lacking} is not there")
+        # A phase is cleaned up whole before a signal is heard.
         plan = self.plan()
         share = self.options["limit"] / max(sum(len(pairs) for pairs in plan.values()), 1)
         for phase, pairs in plan.items():
             end = time.monotonic() + share * len(pairs)
             with contextlib.ExitStack() as stack:
-                self.phase_run(phase, pairs, self.begin(phase, pairs, stack), end)
+                stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+                started = self.begin(phase, pairs, stack)
+                stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+                self.phase_run(phase, pairs, started, end)
         self.progress.end()
         return self.table
 
