@@ -79,7 +79,7 @@ static void run_add(struct udp_endpoint *ep, struct frame *frame)
 	struct udp_receiving *rx = ep->rx;
 
 	if (!frame->offload.flags && !frame->offload.gso_type) {
-		if (!rx->peer->port.offloads) /* plain, or says that it leaves nothing to others */
+		if (rx->peer->state != LINK_UP) /* weft would say what it leaves to others */
 			offload_recognize(frame, rx->peer->port.mtu);
 	} else if (!ep->env.offload || !offload_check(frame)) {
 		rx->peer->port.counters.drops[DROP_OFFLOAD]++;

@@ -211,6 +211,44 @@ class Overlay(Page):
         self.hashed(1, 2)
 
 
+class Offloads(Topology):
+    def pair(self, first, second):
+        self.build({"10.0.0": (["a", "b"], 1500)})
+        self.guest("a", 1, "--link", "udp://10.0.0.2", "--offload", first)
+        self.guest("b", 2, "--link", "udp://10.0.0.1", "--offload", second)
+        self.wait_reaches(1, 2)
+
+    def longest(self, number):
+        """Bytes of an average frame that came from a guest during a stream."""
+        before = self.port(number, "nic0")
+        self.stream(number, 3 - number)
+        after = self.port(number, "nic0")
+        return (after["in_bytes"] - before["in_bytes"]) / (after["in_frames"] - before["in_frames"])
+
+    def test_off_on_both_sides(self):
+        """Nothing leaves a guest that is longer than its MTU, and nothing is cut or joined on the way."""
+        self.pair("off", "off")
+        self.assertLessEqual(self.longest(1), 1500)
+        self.hashed(2, 1)
+        core = self.words(2, "stats")["core"]
+        self.assertEqual((core["split"], core["merged"]), (0, 0))
+
+    def test_off_on_one_side(self):
+        """Whoever has them meets one who has not: both ways it works, and the wire carries finished packets."""
+        self.pair("on", "off")
+        self.assertGreater(self.longest(1), 1500)
+        self.both_ways(1, 2)
+        self.hashed(1, 2)
+        self.hashed(2, 1)
+        self.assertGreater(self.words(1, "stats")["core"]["split"], 0)
+
+    def test_on(self):
+        """Frames cross whole: nobody has to cut them in software."""
+        self.pair("on", "on")
+        self.assertGreater(self.longest(1), 1500)
+        self.assertEqual(self.words(1, "stats")["core"]["split"], 0)
+
+
 TOPOLOGIES, COMMON = page_blocks()
 
 if __name__ == "__main__":
