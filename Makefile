@@ -33,6 +33,10 @@ else ifeq ($(SAN),thread)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=thread -fno-omit-frame-pointer
 LDFLAGS += -fsanitize=thread
 CPPFLAGS += -Itests/unit/tsan # Criterion itself cannot run under TSan; this stands in for it
+else ifeq ($(SAN),fuzz)
+CC      := clang
+CFLAGS  := -O1 -g -std=c17 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+LDFLAGS := -fsanitize=fuzzer,address,undefined
 endif
 
 ifdef SAN
@@ -115,12 +119,12 @@ $(B)/bench/pingpong: $(B)/guest-images/tty/pingpong.o
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^
 
-build/fuzz/%: tests/fuzz/%.c tests/unit/ring_driver.c $(wildcard vnet/*.c devices/*.c) $(VMM_SRC) build/dsdt.hex
+build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o build/fuzz/tests/unit/ring_driver.o build/fuzz/libweft.a
 	$(call say,FUZZ,$@)
-	$(Q)mkdir -p $(@D) && clang -g -O1 -std=c17 -D_GNU_SOURCE -I. -Ibuild -fsanitize=fuzzer,address,undefined \
-		-o $@ $(filter %.c,$^) $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-fuzz: $(FUZZ)
+fuzz:
+	$(Q)$(MAKE) --no-print-directory SAN=fuzz $(FUZZ)
 
 # What the benchmark runs on hosts, and in guests.
 bench-build: build/bench/udp_gso build/bench/pingpong
