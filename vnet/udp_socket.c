@@ -21,6 +21,8 @@
 
 #include "vnet/udp.h"
 
+#define PORT_TRIES    30u
+#define PORT_PAUSE_NS 10000000 /* 10 ms */
 #define SOCKET_BUFFER (4 << 20) /* bytes, both ways; the kernel may give less */
 #define PATH_MTU      1500u	/* bytes, where the host does not know */
 #define IPV4_HEADER   20u
@@ -92,12 +94,28 @@ static int sender_open(struct udp_endpoint *ep)
 	return 0;
 }
 
+/*
+ * bind(), with patience for a port that is about to be free: what a killed process had in its io_uring
+ * the kernel lets go of some milliseconds after the process is gone. 0, or -1 with errno.
+ */
+static int port_take(int fd, const union socket_address *sa, socklen_t size)
+{
+	const struct timespec pause = {.tv_nsec = PORT_PAUSE_NS};
+
+	for (unsigned tries = 0; bind(fd, &sa->any, size); tries++) {
+		if (errno != EADDRINUSE || tries == PORT_TRIES)
+			return -1;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 static int socket_bind(struct udp_endpoint *ep, const struct link_spec *spec,
 		       const union socket_address *sa, char *error)
 {
 	unsigned port = ntohs(udp_address_of(sa).port);
 
-	if (!bind(ep->fd, &sa->any, udp_address_size(ep->family)))
+	if (!port_take(ep->fd, sa, udp_address_size(ep->family)))
 		return 0;
 	switch (errno) {
 	case EADDRINUSE:
