@@ -22,7 +22,7 @@
 #include "vnet/udp.h"
 
 #define PORT_TRIES    30u
-#define PORT_PAUSE_NS 10000000 /* 10 ms */
+#define PORT_PAUSE_NS 10000000	/* 10 ms */
 #define SOCKET_BUFFER (4 << 20) /* bytes, both ways; the kernel may give less */
 #define PATH_MTU      1500u	/* bytes, where the host does not know */
 #define IPV4_HEADER   20u
@@ -95,8 +95,8 @@ static int sender_open(struct udp_endpoint *ep)
 }
 
 /*
- * bind(), with patience for a port that is about to be free: what a killed process had in its io_uring
- * the kernel lets go of some milliseconds after the process is gone. 0, or -1 with errno.
+ * bind(), with patience for a port that is about to be free: what a killed process had in its
+ * io_uring the kernel lets go of some milliseconds after the process is gone. 0, or -1 with errno.
  */
 static int port_take(int fd, const union socket_address *sa, socklen_t size)
 {
