@@ -9,22 +9,24 @@ import subprocess
 import unittest
 
 
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
+
+
 def have_namespaces():
-    """Whether this user may make network namespaces, and ip(8) is there."""
+    """Whether this user may make network namespaces with bridges and veth pairs in them."""
     if os.geteuid() != 0:
         return False
     name = f"weft-{os.getpid()}-try"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+    made = not ip("netns", "add", name, check=False).returncode
+    good = made and not any(ip("-n", name, "link", "add", *link, check=False).returncode for link in
+                            (("br0", "type", "bridge"), ("veth0", "type", "veth", "peer", "name", "veth1")))
     if made:
-        subprocess.run(["ip", "netns", "del", name], check=False)
-    return made
+        ip("netns", "del", name, check=False)
+    return good
 
 
 needs_namespaces = unittest.skipUnless(have_namespaces(), "cannot make network namespaces (not root?)")
-
-
-def ip(*arguments, check=True):
-    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=check)
 
 
 class Underlay:
