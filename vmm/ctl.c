@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "devices/virtio.h"
@@ -23,10 +22,7 @@
 
 static uint64_t uptime_ms(const struct vm *vm)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec - vm->started_ns) / 1000000u;
+	return (loop_now() - vm->started_ns) / 1000000u;
 }
 
 static int command_status(void *context, struct ctl_request *request)

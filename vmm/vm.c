@@ -25,7 +25,6 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "devices/devices.h"
@@ -429,13 +428,11 @@ static int create_devices(struct vm *vm)
 
 int vm_create(struct vm *vm, const struct vm_config *config)
 {
-	struct timespec now;
 	int rc;
 
 	*vm = (struct vm){.config = config, .kernel_fd = -1, .initrd_fd = -1, .signal_fd = -1};
 	vm->memory.fd = -1;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	vm->started_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	vm->started_ns = loop_now();
 	pthread_mutex_init(&vm->pause_lock, NULL);
 	pthread_cond_init(&vm->pause_changed, NULL);
 	rc = kvm_open(&vm->kvm);

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "vnet/control_word.h"
 #include "vnet/loop.h"
@@ -23,14 +22,6 @@
 #define TRACE_FRAME                                                                                \
 	60u /* bytes of a frame made of addresses: the shortest on a wire, less its checksum */
 #define LOCAL_EXPERIMENT 0x88b5 /* EtherType, IEEE 802, 9.2.4 */
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* --- ports ---------------------------------------------------------------------------------- */
 
@@ -100,7 +91,7 @@ static void add_link(struct json_object *o, const struct port_row *row)
 	static const char *const states[] = {
 	    [LINK_DOWN] = "down", [LINK_PLAIN] = "plain", [LINK_UP] = "up"};
 	const struct link_status *status = &row->status;
-	uint64_t since = status->since_ns ? now_ns() - status->since_ns : 0;
+	uint64_t since = status->since_ns ? loop_now() - status->since_ns : 0;
 
 	json_add_text(o, "state", states[status->state]);
 	json_add_number(o, "since_ms", since / 1000000);

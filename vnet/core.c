@@ -27,12 +27,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "vnet/core.h"
 #include "vnet/flow_cache.h"
 #include "vnet/learning.h"
 #include "vnet/mac.h"
+#include "vnet/loop.h"
 #include "vnet/matrix.h"
 #include "vnet/neighbours.h"
 #include "vnet/offload.h"
@@ -123,14 +123,6 @@ const char *drop_reason_name(enum drop_reason reason)
 	return reason < DROP_REASONS ? names[reason] : "unknown";
 }
 
-static uint64_t clock_monotonic(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* --- ports ----------------------------------------------------------------------------------- */
 
 /* Everything but the ports. */
@@ -156,7 +148,7 @@ struct core *core_create(const struct core_options *options)
 	if (options)
 		core->options = *options;
 	if (!core->options.clock_ns)
-		core->options.clock_ns = clock_monotonic;
+		core->options.clock_ns = loop_now;
 	core->generation = 1;
 	core->routes = routes_build(NULL, 0);
 	core->matrix = matrix_create();

@@ -31,7 +31,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vnet/core.h"
@@ -53,14 +52,6 @@ static_assert(ETH_SEND_MESSAGES >= FRAGMENT_PARTS_MAX &&
 struct endpoint {
 	struct eth_interface *interfaces;
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* --- peers by address ---------------------------------------------------------------------- */
 
@@ -238,7 +229,7 @@ static void eth_send_batch(struct port *port, struct frame *const frames[], unsi
 
 static void session_schedule(struct eth_peer *peer)
 {
-	uint64_t next = session_next(peer->session), now = now_ns();
+	uint64_t next = session_next(peer->session), now = loop_now();
 
 	loop_arm(peer->interface->env.loop, &peer->timer, next > now ? next - now : 0);
 }
@@ -282,9 +273,9 @@ static void session_expired(struct loop_timer *timer)
 {
 	struct eth_peer *peer = timer->context;
 
-	reassembly_flush(peer->reassembly, now_ns(), &peer->port.counters);
+	reassembly_flush(peer->reassembly, loop_now(), &peer->port.counters);
 	session_lost(peer->session, peer->port.counters.drops[DROP_FRAGMENT]);
-	session_tick(peer->session, now_ns());
+	session_tick(peer->session, loop_now());
 	session_schedule(peer);
 }
 
@@ -392,7 +383,7 @@ static void part_take(struct eth_interface *in, const uint8_t *data, size_t len,
 		len = where->total - where->offset;
 	in->rx.touched = peer->touched = true;
 	frame = reassembly_add(peer->reassembly, where, data, len, &extras->offload,
-			       extras->hops ? extras->hops : FRAME_HOPS_MAX, now_ns(),
+			       extras->hops ? extras->hops : FRAME_HOPS_MAX, loop_now(),
 			       &peer->port.counters);
 	if (frame)
 		run_add(in, frame);
@@ -400,7 +391,7 @@ static void part_take(struct eth_interface *in, const uint8_t *data, size_t len,
 
 static void message_take(struct eth_peer *peer, const uint8_t *data, size_t len)
 {
-	if (!session_message(peer->session, data, len, now_ns()))
+	if (!session_message(peer->session, data, len, loop_now()))
 		peer->port.counters.drops[DROP_FORMAT]++;
 	session_schedule(peer);
 }
@@ -445,7 +436,7 @@ void eth_batch_end(struct eth_interface *in)
 			if (!peer->touched)
 				continue;
 			peer->touched = false;
-			reassembly_flush(peer->reassembly, now_ns(), &peer->port.counters);
+			reassembly_flush(peer->reassembly, loop_now(), &peer->port.counters);
 		}
 	}
 }
@@ -541,7 +532,7 @@ static struct eth_peer *peer_create(struct eth_interface *in, const uint8_t mac[
 	peer->timer.expired = session_expired;
 	peer->timer.context = peer;
 	/* Not those of the process before this one, of which parts may still be on their way. */
-	peer->next_id = (uint32_t)(now_ns() >> 10);
+	peer->next_id = (uint32_t)(loop_now() >> 10);
 	peer->reassembly = reassembly_create(REASSEMBLY_MAX, REASSEMBLY_NS);
 	if (peer->reassembly && !session_start(peer))
 		return peer;

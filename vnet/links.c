@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "vnet/core.h"
 #include "vnet/link.h"
@@ -238,16 +237,13 @@ int link_attach(const struct link_env *env, const struct link_spec *spec, struct
 
 void link_state_set(struct link_status *status, enum link_state state, const char *why)
 {
-	struct timespec now;
-
 	if (why)
 		snprintf(status->error, sizeof(status->error), "%s", why);
 	if (status->state == state && status->since_ns)
 		return;
 	if (state == LINK_UP || (state == LINK_PLAIN && status->state == LINK_DOWN))
 		status->ups++;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	status->since_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	status->since_ns = loop_now();
 	status->state = state;
 }
 

@@ -103,8 +103,6 @@ static inline struct udp_peer *udp_peer_of(struct port *port)
 	return container_of(port, struct udp_peer, port);
 }
 
-uint64_t udp_now_ns(void); /* CLOCK_MONOTONIC */
-
 /* --- udp_socket.c --- */
 
 /* udp_sockets_open - open and bind ep->fd at @sa, the probe and @spread - 1 further senders. Sets

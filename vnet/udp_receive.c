@@ -242,7 +242,7 @@ static unsigned batch_receive(struct udp_endpoint *ep)
 	if (n <= 0)
 		return 0;
 	ep->counters.batches++;
-	rx->now_ns = udp_now_ns();
+	rx->now_ns = loop_now();
 	for (int i = 0; i < n; i++) {
 		message_take(ep, &rx->messages[i], &rx->from[i]);
 		rx->messages[i].msg_hdr.msg_namelen = sizeof(rx->from[i]);

@@ -88,7 +88,7 @@ static void messages_drop(struct udp_peer *peer, const struct udp_message *m, un
 	for (unsigned i = 0; i < n; i++)
 		peer->port.counters.drops[reason] += m[i].frames;
 	if (reason == DROP_ERROR && peer->session)
-		session_error(peer->session, strerror(err), udp_now_ns());
+		session_error(peer->session, strerror(err), loop_now());
 }
 
 static void messages_count(struct udp_peer *peer, const struct udp_message *m, unsigned n)
@@ -184,7 +184,7 @@ void udp_send_batch(struct port *port, struct frame *const frames[], unsigned n)
 	}
 	port->counters.batches++;
 	if (peer->seal)
-		ep->tx->now_ns = udp_now_ns();
+		ep->tx->now_ns = loop_now();
 	if (peer->spread && ep->sender_count > 1)
 		batch_spread(peer, frames, n);
 	else
@@ -227,6 +227,6 @@ int udp_send_control(struct udp_peer *peer, const void *message, size_t len)
 		return message_send(peer, iov, 2);
 	if (iov[0].iov_len + len > UDP_DATAGRAM_MAX)
 		return -EMSGSIZE;
-	sealed = seal_close(peer->seal, iov, 2, ep->tx->control, udp_now_ns());
+	sealed = seal_close(peer->seal, iov, 2, ep->tx->control, loop_now());
 	return sealed < 0 ? sealed : udp_send_raw(peer, ep->tx->control, (size_t)sealed);
 }

@@ -120,7 +120,7 @@ static void came_up(struct udp_peer *peer)
 {
 	peer->trains = peer->endpoint->trains;
 	peer->loss = (struct udp_loss){0};
-	loss_window_begin(peer, session_peer_lost(peer->session), udp_now_ns());
+	loss_window_begin(peer, session_peer_lost(peer->session), loop_now());
 }
 
 /* session_ops.changed */
@@ -156,7 +156,7 @@ bool udp_session_too_big(struct udp_peer *peer, uint32_t len)
 {
 	uint32_t known = peer->port.mtu + FRAME_HEADER + udp_session_overhead(peer);
 	uint32_t before = peer->datagram_max, payload;
-	uint64_t now_ns = udp_now_ns();
+	uint64_t now_ns = loop_now();
 
 	if (len > known) /* no news */
 		return false;
@@ -216,7 +216,7 @@ void udp_session_schedule(struct udp_peer *peer, uint64_t now_ns)
 static void timer_expired(struct loop_timer *timer)
 {
 	struct udp_peer *peer = timer->context;
-	uint64_t now_ns = udp_now_ns();
+	uint64_t now_ns = loop_now();
 
 	reassembly_flush(peer->reassembly, now_ns, &peer->port.counters);
 	session_lost(peer->session, peer->port.counters.drops[DROP_FRAGMENT]);
@@ -256,7 +256,7 @@ static int seal_send(void *context, const void *datagram, size_t len)
 
 static void seal_agreed(void *context)
 {
-	udp_session_schedule(context, udp_now_ns());
+	udp_session_schedule(context, loop_now());
 }
 
 /* --- beginning and end --------------------------------------------------------------------- */
@@ -289,7 +289,7 @@ static int session_start(struct udp_peer *peer, uint32_t payload)
 
 int udp_session_start(struct udp_peer *peer, uint32_t payload)
 {
-	uint64_t now_ns = udp_now_ns();
+	uint64_t now_ns = loop_now();
 	int err = 0;
 
 	peer->timer.expired = timer_expired;

@@ -29,14 +29,6 @@
 #define IPV6_HEADER   40u
 #define IP_LENGTH     65535u /* largest packet; jumbograms are not for us */
 
-uint64_t udp_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void option_set(int fd, int level, int name, int value)
 {
 	setsockopt(fd, level, name, &value, sizeof(value));
