@@ -5,8 +5,8 @@
  * Theory of operation: each ring entry has one buffer of its own, with room for the virtio-net
  * header and a whole frame, and is one descriptor long; so a buffer is known by its head
  * descriptor. Receive buffers are all posted at the start and again after use. Send buffers are
- * taken back when the ring runs full, without interrupts. No offload is negotiated: headers are
- * zero.
+ * taken back when the ring runs full; who waits by interrupt sleeps until half of them are there.
+ * No offload is negotiated: headers are zero.
  */
 #include "nic.h"
 
@@ -31,7 +31,7 @@ static void nic_route(struct nic *nic)
 	msix_enable(&nic->dev.pci, true);
 	msix_route(&nic->dev.pci, 0, 0, NIC_VECTOR);
 	interrupt_handle(NIC_VECTOR, nic_interrupt, NULL);
-	if (!ring_route(&nic->rx, 0))
+	if (!ring_route(&nic->rx, 0) || !ring_route(&nic->tx, 0))
 		panic("the network card refuses MSI-X entry 0");
 }
 
@@ -86,13 +86,27 @@ void nic_repost(struct nic *nic, int buffer)
 		panic("receive buffers are reposted in another order than taken");
 }
 
+/* Wait for room in the full send ring: by interrupt until half of it is there. */
+static void nic_drain(struct nic *nic)
+{
+	uint32_t seen = interrupts_taken;
+
+	if (!nic->interrupts) {
+		cpu_relax();
+		return;
+	}
+	if (!ring_interrupt_after(&nic->tx, nic->tx.size / 2))
+		cpu_idle(seen);
+	ring_interrupt(&nic->tx, false);
+}
+
 uint8_t *nic_buffer(struct nic *nic)
 {
 	if (!nic->tx.free_count)
 		ring_kick(&nic->tx);
 	while (!nic->tx.free_count || ring_pending(&nic->tx))
 		if (ring_take(&nic->tx, NULL) < 0)
-			cpu_relax();
+			nic_drain(nic);
 	return nic->tx_buffers[nic->tx.free] + NIC_HEADER;
 }
 

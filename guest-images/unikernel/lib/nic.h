@@ -15,7 +15,7 @@
 #define NIC_RING_SIZE 256
 #define NIC_RX	      0 /* queues */
 #define NIC_TX	      1
-#define NIC_VECTOR    VECTOR_FIRST /* receive interrupt */
+#define NIC_VECTOR    VECTOR_FIRST /* interrupt of both queues */
 
 struct nic {
 	struct virtio dev;
@@ -29,7 +29,7 @@ struct nic {
 
 /*
  * nic_open - bring up the @nth network card, its receive ring filled.
- * @interrupts: nic_wait() sleeps until the receive interrupt; otherwise it polls
+ * @interrupts: nic_wait() and nic_buffer() sleep until the card interrupts; otherwise they poll
  *
  * Panics where there is no such card.
  */

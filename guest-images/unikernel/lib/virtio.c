@@ -250,3 +250,11 @@ bool ring_interrupt(struct ring *ring, bool on)
 	full_barrier();
 	return ring_pending(ring);
 }
+
+bool ring_interrupt_after(struct ring *ring, uint16_t count)
+{
+	ring->avail->flags = 0;
+	*ring->used_event = (uint16_t)(ring->used_next + count - 1);
+	full_barrier();
+	return (uint16_t)(ring->used->idx - ring->used_next) >= count;
+}

@@ -104,5 +104,10 @@ bool ring_pending(const struct ring *ring);
  * ring_pending().
  */
 bool ring_interrupt(struct ring *ring, bool on);
+/*
+ * ring_interrupt_after - ask for one interrupt when @count more requests have completed (without
+ * EVENT_IDX: at the next one). Returns whether they have already.
+ */
+bool ring_interrupt_after(struct ring *ring, uint16_t count);
 
 #endif
