@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The virtio network device, to its own files: virtio_net.c (features, configuration, life),
+ * virtio_net_tx.c, virtio_net_rx.c, virtio_net_ctrl.c and virtio_net_mode.c. Its makers include
+ * devices/devices.h.
+ *
+ * Everything here is the sidecar's, but for config_word.
+ */
+#ifndef WEFT_VIRTIO_NET_H
+#define WEFT_VIRTIO_NET_H
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_net.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "devices/devices.h"
+#include "devices/virtio.h"
+#include "vnet/port.h"
+
+/* virtio 1.2, 5.1.3; younger than the headers of Linux 6.1 */
+#ifndef VIRTIO_NET_F_GUEST_USO4
+#define VIRTIO_NET_F_GUEST_USO4 54
+#define VIRTIO_NET_F_GUEST_USO6 55
+#define VIRTIO_NET_F_HOST_USO	56
+#endif
+
+#define NET_HEADER sizeof(struct virtio_net_hdr_v1)
+
+#define FEATURE(name) (1ull << VIRTIO_NET_F_##name)
+/* Offered with opt->offload (virtio 1.2, 5.1.3). */
+#define HOST_FEATURES                                                                              \
+	(FEATURE(CSUM) | FEATURE(HOST_TSO4) | FEATURE(HOST_TSO6) | FEATURE(HOST_ECN) |             \
+	 FEATURE(HOST_USO))
+#define GUEST_FEATURES                                                                             \
+	(FEATURE(GUEST_CSUM) | FEATURE(GUEST_TSO4) | FEATURE(GUEST_TSO6) | FEATURE(GUEST_ECN) |    \
+	 FEATURE(GUEST_USO4) | FEATURE(GUEST_USO6))
+
+/* Segments of a batch: any first request fits, with a slot for the Ethernet header of each frame.
+ */
+#define TX_REQUEST_SEGMENTS (VIRTQUEUE_CHAIN_MAX + 1)
+#define TX_SEGMENTS	    (2 * TX_REQUEST_SEGMENTS)
+
+#define MAC_TABLE_MAX 64u /* addresses, unicast and multicast together */
+
+/* The changeable part of the configuration, as it lies in guest view: mac[6], then le16 status. */
+#define CONFIG_MAC_MASK	    0x0000ffffffffffffull
+#define CONFIG_STATUS_SHIFT 48
+
+enum net_queue { QUEUE_RX, QUEUE_TX, QUEUE_CTRL, QUEUES };
+
+struct tx_batch {
+	struct frame frames[FRAME_BATCH_MAX];
+	struct frame *ready[FRAME_BATCH_MAX];
+	uint16_t heads[FRAME_BATCH_MAX];
+	struct iovec iov[TX_SEGMENTS];
+};
+
+/* A receive buffer that is filled but not yet given back. */
+struct rx_buffer {
+	uint16_t head;
+	uint32_t written;
+};
+
+struct rx_scratch {
+	struct rx_buffer buffers[VIRTQUEUE_SIZE_MAX];
+	struct iovec
+	    first[VIRTQUEUE_CHAIN_MAX]; /* of a frame's first buffer, which has its header */
+	struct iovec more[VIRTQUEUE_CHAIN_MAX];
+};
+
+/* Owned by the sidecar, but for config_word. */
+struct virtio_net {
+	struct virtio_device dev;
+	struct port port;
+	struct loop_task tx_task, ctrl_task;
+	struct mode_switch modes[PORT_DIRECTIONS]; /* port.modes */
+	struct loop_poll polls[PORT_DIRECTIONS];   /* active while VMM-driven and running */
+	uint64_t rx_seen; /* port.counters.out_frames of the last rx_poll() */
+	enum net_irq irq;
+	uint16_t mtu;
+	uint32_t frame_max;	      /* bytes */
+	uint64_t mac_default;	      /* as in config_word */
+	_Atomic uint64_t config_word; /* written by the sidecar, read by vCPU threads */
+	unsigned tx_taken;	      /* requests, in this visit */
+	uint32_t tx_offloads;	      /* enum port_offload bits the driver may ask for */
+	bool promiscuous, all_multicast;
+	unsigned mac_count;
+	uint64_t macs[MAC_TABLE_MAX]; /* as in config_word */
+	/* Apart, and never cleared, so that pages which are not used are not resident. */
+	struct tx_batch *tx;
+	struct rx_scratch *rx;
+};
+
+/* An address as the low 48 bits of config_word; hosts are little endian. */
+static inline uint64_t mac_word(const uint8_t mac[FRAME_MAC_SIZE])
+{
+	uint64_t word = 0;
+
+	memcpy(&word, mac, FRAME_MAC_SIZE);
+	return word;
+}
+
+static inline struct virtio_net *net_of(struct virtio_device *dev)
+{
+	return container_of(dev, struct virtio_net, dev);
+}
+
+static inline void net_drop(struct virtio_net *net, enum drop_reason reason)
+{
+	net->port.counters.drops[reason]++;
+}
+
+/* Bytes a frame may have: the MTU holds for what it is cut into. */
+static inline uint32_t frame_limit(const struct virtio_net *net, const struct frame *frame)
+{
+	return frame->offload.gso_type == VIRTIO_NET_HDR_GSO_NONE ? net->frame_max : FRAME_SIZE_MAX;
+}
+
+/* --- virtio_net.c ---------------------------------------------------------------------------- */
+
+/* net_guest_offloads - what a driver takes unfinished, as enum port_offload, from feature bits. */
+uint32_t net_guest_offloads(uint64_t features);
+/* net_config_change - change bits of config_word; the guest is not told. */
+void net_config_change(struct virtio_net *net, uint64_t clear, uint64_t set);
+
+/* --- virtio_net_tx.c ------------------------------------------------------------------------- */
+
+/* net_tx_visit - take what is in the transmit ring, or as much as a visit may. */
+void net_tx_visit(struct virtio_net *net);
+/* net_tx_run - the same, later: net->tx_task. */
+void net_tx_run(struct loop_task *task);
+
+/* --- virtio_net_rx.c ------------------------------------------------------------------------- */
+
+/* net_rx_batch - port_ops.send_batch: copy frames into the guest's buffers. */
+void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n);
+
+/* --- virtio_net_ctrl.c ----------------------------------------------------------------------- */
+
+/* net_ctrl_visit - serve what is in the control ring. */
+void net_ctrl_visit(struct virtio_net *net);
+/* net_ctrl_run - the same, later: net->ctrl_task. */
+void net_ctrl_run(struct loop_task *task);
+
+/* --- virtio_net_mode.c ----------------------------------------------------------------------- */
+
+/* net_modes_init - both directions begin by these rules. */
+void net_modes_init(struct virtio_net *net, const struct mode_rules *rules);
+/* net_mode_apply - the device started, or the mode changed: poll, or do not. */
+void net_mode_apply(struct virtio_net *net, enum port_direction direction);
+
+#endif
