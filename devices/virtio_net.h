@@ -82,7 +82,7 @@ struct virtio_net {
 	uint32_t frame_max;	      /* bytes */
 	uint64_t mac_default;	      /* as in config_word */
 	_Atomic uint64_t config_word; /* written by the sidecar, read by vCPU threads */
-	unsigned tx_taken;	      /* requests, in this visit */
+	unsigned tx_taken;	      /* in this visit, as mode_count() counts */
 	uint32_t tx_offloads;	      /* enum port_offload bits the driver may ask for */
 	bool promiscuous, all_multicast;
 	unsigned mac_count;

@@ -143,7 +143,7 @@ void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 {
 	struct virtio_net *net = container_of(port, struct virtio_net, port);
 	struct port_counters *counters = &port->counters;
-	uint64_t before = counters->out_frames;
+	uint64_t segments = 0;
 
 	if (net->irq == NET_IRQ_EARLY)
 		virtio_queue_interrupt_early(&net->dev, QUEUE_RX);
@@ -154,11 +154,12 @@ void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 			net_drop(net, reason);
 			continue;
 		}
+		segments += offload_segments(frames[i]);
 		counters->out_frames++;
 		counters->out_bytes += frames[i]->len;
 		counters->copied_bytes += frames[i]->len;
 	}
 	counters->batches++;
 	virtio_queue_publish(&net->dev, QUEUE_RX);
-	mode_count(&net->modes[PORT_RX], counters->out_frames - before, loop_now());
+	mode_count(&net->modes[PORT_RX], segments, loop_now());
 }

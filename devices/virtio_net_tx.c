@@ -98,8 +98,10 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 		tx->heads[taken++] = chain.head;
 		if (reason == DROP_REASONS) {
 			tx->ready[ready++] = frame;
+			net->tx_taken += offload_segments(frame);
 			used += chain.out_count + 1;
 		} else {
+			net->tx_taken++;
 			net_drop(net, reason);
 		}
 	}
@@ -109,7 +111,6 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 		virtqueue_push(&dev->queues[index].ring, tx->heads[i], 0);
 	dev->queues[index].requests += taken;
 	virtio_queue_publish(dev, index);
-	net->tx_taken += taken;
 	return taken > 0;
 }
 

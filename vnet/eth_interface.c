@@ -296,6 +296,7 @@ int eth_interface_create(const struct link_env *env, const struct link_spec *spe
 	in->fd = -1;
 	strcpy(in->name, name);
 	in->watch.ready = interface_ready;
+	in->watch.eager = true;
 	in->watch.context = in;
 	in->timer.expired = interface_expired;
 	in->timer.context = in;

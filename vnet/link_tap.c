@@ -218,7 +218,7 @@ static bool batch_receive(struct tap *tap)
 		ssize_t len =
 		    read(tap->fd, tap->memory + (size_t)i * RECEIVE_BUFFER, RECEIVE_BUFFER);
 
-		tap->port.counters.syscalls++;
+		tap->port.counters.syscalls += i || len >= 0;
 		if (len < 0 && errno != EAGAIN && errno != EINTR)
 			tap_fail(tap, errno);
 		if (len < 0)
@@ -497,6 +497,7 @@ static int tap_link(const struct link_env *env, const struct link_spec *spec, vo
 	tap->fd = tap->control = -1;
 	strcpy(tap->interface, spec->target);
 	tap->watch.ready = tap_ready;
+	tap->watch.eager = true;
 	tap->watch.context = tap;
 	tap->timer.expired = tap_expired;
 	tap->timer.context = tap;

@@ -269,6 +269,7 @@ static struct udp_endpoint *endpoint_alloc(const struct link_env *env, enum udp_
 	ep->rx = udp_receiving_create();
 	ep->tx = udp_sending_create(env->key);
 	ep->watch.ready = udp_receive;
+	ep->watch.eager = true;
 	ep->watch.context = ep;
 	if (ep->rx && ep->tx)
 		return ep;

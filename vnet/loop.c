@@ -9,7 +9,8 @@
  *
  * Spinning. While something is polled and spin_turn() allows, the loop does not sleep either, and
  * goes to the kernel only with something to submit or to fetch: IORING_SQ_TASKRUN in the shared
- * ring says that. After a turn that found nothing it yields, for the thread it waits for may be one
+ * ring says that. Eager watches are then not armed but called: one system call finds and takes what
+ * came, in place of three (the poll's completion, the taking, the next poll). After a turn that found nothing it yields, for the thread it waits for may be one
  * that wants this CPU. When the budget is spent every poll is asked to rest(), and the loop sleeps
  * until the kernel wakes it: there is no timer behind polling.
  *
@@ -264,7 +265,7 @@ static bool poll_cancel(struct loop *loop, uint64_t tag)
 	return true;
 }
 
-/* Ask for polls of all watches that have none in flight. */
+/* Ask for polls of all watches that have none in flight, but for eager ones while the loop spins. */
 static void watches_arm(struct loop *loop)
 {
 	loop->unarmed = false;
@@ -274,6 +275,10 @@ static void watches_arm(struct loop *loop)
 
 		if (!watch || watch->armed)
 			continue;
+		if (loop->spinning && watch->eager) {
+			loop->unarmed = true;
+			continue;
+		}
 		sqe = ring_sqe(loop);
 		if (!sqe) {
 			loop->unarmed = true;
@@ -453,6 +458,17 @@ void loop_poll_stop(struct loop *loop, struct loop_poll *poll)
 	loop->spinning &= loop->polls != NULL;
 }
 
+/* Look at what the kernel was not asked to. A callback may change the table. */
+static void watches_try(struct loop *loop)
+{
+	for (unsigned i = 0; i < loop->slot_count; i++) {
+		struct loop_watch *watch = loop->slots[i].watch;
+
+		if (watch && watch->eager && !watch->armed)
+			watch->ready(watch, 0);
+	}
+}
+
 static void polls_run(struct loop *loop)
 {
 	bool found = false, patient = false;
@@ -461,6 +477,8 @@ static void polls_run(struct loop *loop)
 
 	if (!loop->polls)
 		return;
+	if (loop->spinning && loop->unarmed)
+		watches_try(loop);
 	now = loop_now();
 	for (poll = loop->polls; poll; poll = loop->poll_next) {
 		loop->poll_next = poll->next;

@@ -31,8 +31,8 @@ struct loop_op {
 };
 
 /*
- * A descriptor that is watched until loop_unwatch(). The owner sets @ready and @context; the rest is the
- * loop's. The watch is level-triggered: @ready runs in every turn in which the descriptor is ready (or in
+ * A descriptor that is watched until loop_unwatch(). The owner sets @ready, @context and @eager; the rest is
+ * the loop's. The watch is level-triggered: @ready runs in every turn in which the descriptor is ready (or in
  * error: POLLERR, POLLHUP), so it need not read all there is, but has to unwatch what it will not read.
  * A descriptor that cannot be polled is unwatched, and @ready called with POLLNVAL.
  */
@@ -42,6 +42,11 @@ struct loop_watch {
 	uint32_t events; /* POLLIN, POLLOUT */
 	void (*ready)(struct loop_watch *watch, uint32_t revents);
 	void *context;
+	/*
+	 * While the loop spins, call @ready in each turn instead of asking the kernel: it finds out cheaply
+	 * by itself (revents 0) that nothing is there.
+	 */
+	bool eager;
 	unsigned slot; /* position in the loop's table */
 	bool armed;    /* a poll request is in flight */
 	bool active;   /* between loop_watch() and loop_unwatch() */

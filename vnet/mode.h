@@ -53,7 +53,8 @@ struct mode_switch {
 void mode_init(struct mode_switch *sw, const struct mode_rules *rules, uint64_t now_ns);
 
 /**
- * mode_count - @frames more went through the queue.
+ * mode_count - @frames more went through the queue, as many as they are on a wire: a super-frame
+ * counts as the segments that it stands for, because it brings the work of so many.
  *
  * Time never runs backwards. With 0 frames: only look whether a window has ended. Calls
  * sw->changed() when that changes the mode.

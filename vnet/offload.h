@@ -38,6 +38,14 @@ void offload_recognize(struct frame *frame, uint32_t mtu);
  */
 uint32_t offload_needs(const struct frame *frame);
 
+/* offload_segments - frames that it is on a wire where super-frames are cut: at least 1. */
+static inline uint32_t offload_segments(const struct frame *frame)
+{
+	uint32_t size = frame->offload.gso_size;
+
+	return size && frame->len > size ? (frame->len + size - 1) / size : 1;
+}
+
 /* Cutting frames, and completing checksums; see offload.c. Large: lives in its user, not on the
  * stack. */
 struct offload_split;

@@ -46,7 +46,8 @@ struct port_counters {
 	uint64_t in_frames, in_bytes;   /* from the port into the core, those the core drops included */
 	uint64_t out_frames, out_bytes; /* from the core out of the port */
 	uint64_t drops[DROP_REASONS];
-	uint64_t syscalls, batches;     /* data-path system calls, batches sent or received */
+	/* Data-path system calls, but for a spinning loop's that found nothing; batches sent or received. */
+	uint64_t syscalls, batches;
 	uint64_t copied_bytes;          /* payload bytes copied by weft */
 };
 

@@ -238,9 +238,9 @@ static unsigned batch_receive(struct udp_endpoint *ep)
 	struct udp_receiving *rx = ep->rx;
 	int n = recvmmsg(ep->fd, rx->messages, RECEIVE_BATCH, MSG_DONTWAIT, NULL);
 
-	ep->counters.syscalls++;
 	if (n <= 0)
 		return 0;
+	ep->counters.syscalls++;
 	ep->counters.batches++;
 	rx->now_ns = loop_now();
 	for (int i = 0; i < n; i++) {
