@@ -41,6 +41,7 @@ struct virtio_net_options {
 	bool offload; /* offer checksum and segmentation offloads, both ways */
 	struct mode_rules mode; /* for each direction */
 	enum net_irq irq;
+	uint64_t coalesce_ns; /* how long the interrupt for frames that have left may wait */
 };
 
 /* The NIC is an interface port; the maker attaches virtio_net_port() to the core. */

@@ -21,16 +21,52 @@
 
 #include "vmm/irq.h"
 
+#define COALESCE_WAITS 10u
+
 static void queue_interrupt(struct virtio_device *dev, struct virtio_queue *q)
 {
 	q->interrupts++;
 	irq_signal(dev->irqs, __atomic_load_n(&q->vector, __ATOMIC_RELAXED));
 }
 
+static void queue_tell(struct virtio_device *dev, struct virtio_queue *q)
+{
+	loop_disarm(&q->coalesce);
+	if (virtqueue_tell(&q->ring))
+		queue_interrupt(dev, q);
+}
+
+static void coalesce_expired(struct loop_timer *timer)
+{
+	queue_tell(timer->context, container_of(timer, struct virtio_queue, coalesce));
+}
+
+static void coalesce_begin(struct virtio_device *dev, struct virtio_queue *q)
+{
+	q->coalesce.expired = coalesce_expired;
+	q->coalesce.context = dev;
+	q->untold_ns = loop_now();
+	loop_arm(dev->loop, &q->coalesce, q->coalesce_ns);
+}
+
 void virtio_queue_publish(struct virtio_device *dev, unsigned index)
 {
-	if (virtqueue_publish(&dev->queues[index].ring))
-		queue_interrupt(dev, &dev->queues[index]);
+	struct virtio_queue *q = &dev->queues[index];
+
+	if (!virtqueue_show(&q->ring))
+		return;
+	if (!q->coalesce_ns || virtqueue_untold(&q->ring) >= q->ring.size / 2)
+		queue_tell(dev, q);
+	else if (!q->coalesce.armed)
+		coalesce_begin(dev, q);
+}
+
+void virtio_queue_postpone(struct virtio_device *dev, unsigned index)
+{
+	struct virtio_queue *q = &dev->queues[index];
+
+	if (q->coalesce.armed && loop_now() - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
+		loop_arm(dev->loop, &q->coalesce, q->coalesce_ns);
 }
 
 void virtio_queue_interrupt_early(struct virtio_device *dev, unsigned index)
@@ -103,8 +139,10 @@ void virtio_stop(struct virtio_device *dev)
 	if (dev->running && dev->ops->stop)
 		dev->ops->stop(dev);
 	dev->running = false;
-	for (unsigned i = 0; i < dev->queue_count; i++)
+	for (unsigned i = 0; i < dev->queue_count; i++) {
+		loop_disarm(&dev->queues[i].coalesce);
 		virtqueue_stop(&dev->queues[i].ring);
+	}
 	__atomic_store_n(&dev->broken, NULL, __ATOMIC_RELAXED);
 }
 

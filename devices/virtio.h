@@ -45,6 +45,10 @@ struct virtio_queue {
 	bool enabled;      /* transport: to be started with the device; constant while it runs */
 	uint16_t vector;   /* MSI-X vector; atomic: written by vCPU threads, read by the sidecar */
 	bool polled;       /* by the device: doorbells stay off between visits; sidecar */
+	/* Interrupts that may wait, see virtio_queue_publish(); sidecar. */
+	uint64_t coalesce_ns; /* how long; set by the device; 0: not at all */
+	struct loop_timer coalesce;
+	uint64_t untold_ns; /* since when one waits */
 	/* Counters, sidecar. */
 	uint64_t kicks;      /* doorbells that the guest rang */
 	uint64_t doorbells;  /* visits that they led to */
@@ -83,8 +87,17 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 	return dev->features & (1ull << bit);
 }
 
-/* virtio_queue_publish - show pushed entries to the driver and interrupt it if it asked for that. Sidecar. */
+/*
+ * virtio_queue_publish - show pushed entries to the driver and interrupt it if it asked for that: at once,
+ * or, on a queue with coalesce_ns, after that time or half a ring, if it has not seen them until then. Sidecar.
+ */
 void virtio_queue_publish(struct virtio_device *dev, unsigned index);
+
+/*
+ * virtio_queue_postpone - the driver is at work for another reason, and will look at this queue too: let its
+ * interrupt wait anew, COALESCE_WAITS times coalesce_ns in all. Sidecar.
+ */
+void virtio_queue_postpone(struct virtio_device *dev, unsigned index);
 
 /*
  * virtio_queue_interrupt_early - interrupt the driver, if it wants to be for what comes next, though nothing

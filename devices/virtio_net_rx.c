@@ -161,5 +161,6 @@ void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 	}
 	counters->batches++;
 	virtio_queue_publish(&net->dev, QUEUE_RX);
+	virtio_queue_postpone(&net->dev, QUEUE_TX);
 	mode_count(&net->modes[PORT_RX], segments, loop_now());
 }

@@ -327,15 +327,28 @@ static bool interrupt_wanted(const struct virtqueue *vq, uint16_t old, uint16_t 
 	return (uint16_t)(event - old) < (uint16_t)(new - old);
 }
 
-bool virtqueue_publish(struct virtqueue *vq)
+bool virtqueue_show(struct virtqueue *vq)
 {
-	uint16_t old = vq->used_shown, new = vq->used_next;
-
-	if (!vq->running || old == new)
+	if (!vq->running || vq->used_shown == vq->used_next)
 		return false;
-	vq->used_shown = new;
-	__atomic_store_n(&vq->used->idx, new, __ATOMIC_SEQ_CST);
-	return interrupt_wanted(vq, old, new);
+	vq->used_shown = vq->used_next;
+	__atomic_store_n(&vq->used->idx, vq->used_shown, __ATOMIC_SEQ_CST);
+	return true;
+}
+
+uint16_t virtqueue_untold(const struct virtqueue *vq)
+{
+	return vq->running ? vq->used_shown - vq->used_told : 0;
+}
+
+bool virtqueue_tell(struct virtqueue *vq)
+{
+	uint16_t old = vq->used_told;
+
+	if (!virtqueue_untold(vq))
+		return false;
+	vq->used_told = vq->used_shown;
+	return interrupt_wanted(vq, old, vq->used_told);
 }
 
 bool virtqueue_wants_interrupt(const struct virtqueue *vq)

@@ -40,6 +40,7 @@ struct virtqueue {
 	uint16_t avail_seen; /* avail.idx when last read: entries before it may be taken */
 	uint16_t used_next;  /* next used entry to fill; avail_next - used_next are in flight */
 	uint16_t used_shown; /* used index the driver can see */
+	uint16_t used_told;  /* up to here it had its interrupt, or did not want one */
 };
 
 /* A request taken from the ring: device-readable segments first, then device-writable ones. */
@@ -82,12 +83,17 @@ void virtqueue_unpop(struct virtqueue *vq, unsigned n);
  */
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written);
 
-/**
- * virtqueue_publish - show the driver all entries pushed so far.
- *
- * Returns true when the driver wants an interrupt for them (virtio 1.2, 2.7.7).
- */
-bool virtqueue_publish(struct virtqueue *vq);
+/* virtqueue_show - show the driver all entries pushed so far. Returns whether there are new ones. */
+bool virtqueue_show(struct virtqueue *vq);
+/* virtqueue_untold - how many of the shown entries virtqueue_tell() has not been asked about. */
+uint16_t virtqueue_untold(const struct virtqueue *vq);
+/* virtqueue_tell - does the driver want an interrupt for what was shown since the last time? (virtio 1.2, 2.7.7) */
+bool virtqueue_tell(struct virtqueue *vq);
+/* virtqueue_publish - both at once. */
+static inline bool virtqueue_publish(struct virtqueue *vq)
+{
+	return virtqueue_show(vq) && virtqueue_tell(vq);
+}
 
 /* virtqueue_wants_interrupt - would the driver want one for the next entry shown? */
 bool virtqueue_wants_interrupt(const struct virtqueue *vq);

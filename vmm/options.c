@@ -16,6 +16,7 @@
 #include "vnet/overlay_options.h"
 
 #define NET_QUEUE_SIZE_DEFAULT 512 /* half of it was seen to run dry under iperf3 */
+#define NET_COALESCE_NS_DEFAULT 100000u
 #define OPTION_MEMORY_MIN (2ull << 20) /* bytes: a kernel above 1 MiB */
 #define NET_MTU_MIN 68    /* RFC 791: every link carries this */
 #define NET_MTU_MAX 65535
@@ -158,13 +159,15 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		net->queue_size = (uint16_t)cmdline_number(option, value, 2, VIRTQUEUE_SIZE_MAX);
 		if (net->queue_size & (net->queue_size - 1))
 			cmdline_bad(option, value, "a queue's size is a power of two");
+	} else if (!strcmp(item, "coalesce")) {
+		net->coalesce_ns = cmdline_number(option, value, 0, 10000) * 1000;
 	} else if (!strcmp(item, "irq")) {
 		if (strcmp(value, "batch") && strcmp(value, "early"))
 			cmdline_bad(option, value, "say irq=batch or irq=early");
 		net->irq = strcmp(value, "early") ? NET_IRQ_BATCH : NET_IRQ_EARLY;
 	} else if (!take_mode_item(&net->mode, option, item, value)) {
 		cmdline_bad(option, item,
-			    "it takes mac=, mtu=, queue-size=, mode=, up=, down=, window=, dwell= and irq=");
+			    "it takes mac=, mtu=, queue-size=, mode=, up=, down=, window=, dwell=, irq= and coalesce=");
 	}
 }
 
@@ -178,6 +181,7 @@ static void take_net(void *context, const struct cmdline_option *option, char *v
 		cmdline_bad(option, value, "a VM has at most 8 NICs");
 	net = &config->nets[config->net_count++];
 	net->queue_size = NET_QUEUE_SIZE_DEFAULT;
+	net->coalesce_ns = NET_COALESCE_NS_DEFAULT;
 	net->mode = MODE_RULES_DEFAULT;
 	for (char *item = strtok_r(value, ",", &save); item; item = strtok_r(NULL, ",", &save))
 		take_net_item(net, option, item);
@@ -341,7 +345,8 @@ static const struct cmdline_option machine_options[] = {
 	 "largest that every link carries; mode: guest: the guest rings a doorbell, vmm: the sidecar polls, "
 	 "auto (default): by rate, with up=FRAMES (100), down=FRAMES (10), window=US (10000), dwell=US "
 	 "(50000); irq=batch|early: interrupt the guest when frames are there (default), or already when "
-	 "they are seen; may be repeated",
+	 "they are seen; coalesce=US: the interrupt that says that frames have left may wait so long (100); "
+	 "may be repeated",
 	 CMDLINE_REPEATABLE, take_net},
 	{"disk", "FILE[,ro][,serial=NAME]", NULL,
 	 "a virtio disk: raw image file or block device; may be repeated", CMDLINE_REPEATABLE, take_disk},

@@ -25,6 +25,7 @@ struct net_config {
 	uint16_t queue_size; /* entries */
 	struct mode_rules mode;
 	enum net_irq irq;
+	uint64_t coalesce_ns; /* of interrupts for frames that have left */
 };
 
 struct disk_config {

@@ -338,6 +338,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.offload = vm->config->overlay.offload,
 			.mode = net->mode,
 			.irq = net->irq,
+			.coalesce_ns = net->coalesce_ns,
 		};
 		struct virtio_device *dev;
 

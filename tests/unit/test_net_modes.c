@@ -26,6 +26,7 @@ static struct device_rig rig;
 static struct core *core;
 static struct port *nic, peer;
 static unsigned sent; /* frames that reached the peer */
+static uint64_t coalesce_ns;
 
 static void peer_send(struct port *port, struct frame *const frames[], unsigned n)
 {
@@ -50,6 +51,7 @@ static void begin(const struct mode_rules *rules, uint64_t features, enum net_ir
 					 .mode = *rules,
 					 .irq = irq};
 
+	opt.coalesce_ns = coalesce_ns;
 	rig_begin(&rig);
 	rig.dev = virtio_net_create(&rig.env, &opt);
 	cr_assert_not_null(rig.dev);
@@ -278,6 +280,79 @@ Test(net_modes, and_one_before_its_time)
 {
 	batch_interrupts(NET_IRQ_EARLY, 0, 1);
 	batch_interrupts(NET_IRQ_EARLY, EVENT_IDX, 1);
+}
+
+/* --- interrupts that wait ------------------------------------------------------------------- */
+
+#define NEVER_NS (3600ull * 1000000000)
+
+static void begin_coalescing(uint64_t ns)
+{
+	coalesce_ns = ns;
+	begin(&guest, EVENT_IDX, NET_IRQ_BATCH);
+	coalesce_ns = 0;
+	ring_driver_interrupts(&rig.rings[TX], true, 0);
+}
+
+/* Send @n frames, one visit each. Returns the interrupts of the queue up to then. */
+static uint64_t tx_interrupts_after(unsigned n)
+{
+	while (n--) {
+		tx_add();
+		virtio_ready(rig.dev, TX);
+	}
+	return rig.dev->queues[TX].interrupts;
+}
+
+Test(net_modes, frames_that_left_are_shown_at_once_and_told_at_half_a_ring)
+{
+	begin_coalescing(NEVER_NS);
+	cr_assert_eq(tx_interrupts_after(RING / 2 - 1), 0);
+	tx_used(RING / 2 - 1);
+	cr_assert_eq(tx_interrupts_after(1), 1);
+	tx_used(1);
+	end();
+}
+
+Test(net_modes, or_when_the_time_is_over)
+{
+	begin_coalescing(1);
+	cr_assert_eq(tx_interrupts_after(1), 0);
+	for (unsigned i = 0; i < TURNS_MAX && !rig.dev->queues[TX].interrupts; i++)
+		rig_turns(&rig, 1);
+	cr_assert_eq(rig.dev->queues[TX].interrupts, 1);
+	end();
+}
+
+Test(net_modes, a_driver_that_looked_meanwhile_is_not_told)
+{
+	begin_coalescing(NEVER_NS);
+	cr_assert_eq(tx_interrupts_after(RING / 2 - 1), 0);
+	tx_used(RING / 2 - 1);
+	ring_driver_interrupts(&rig.rings[TX], true, 1);
+	cr_assert_eq(tx_interrupts_after(1), 0);
+	end();
+}
+
+Test(net_modes, received_frames_let_it_wait_on_but_not_for_ever)
+{
+	struct virtio_queue *q;
+	uint64_t expiry;
+
+	begin_coalescing(NEVER_NS);
+	q = &rig.dev->queues[TX];
+	rx_post(2);
+	tx_interrupts_after(1);
+	expiry = q->coalesce.expiry_ns;
+	rx_send(1);
+	cr_assert_gt(q->coalesce.expiry_ns, expiry);
+	expiry = q->coalesce.expiry_ns;
+	q->untold_ns -= 10 * NEVER_NS; /* has waited long */
+	rx_send(1);
+	cr_assert_eq(q->coalesce.expiry_ns, expiry);
+	virtio_stop(rig.dev);
+	cr_assert_not(q->coalesce.armed);
+	end();
 }
 
 /* --- a driver on a thread of its own -------------------------------------------------------- */
