@@ -101,7 +101,7 @@ $(B)/dsdt.hex: vmm/dsdt.asl
 	$(Q)mkdir -p $(@D) && iasl -tc -p $(B)/dsdt $< > $(B)/dsdt.log || { cat $(B)/dsdt.log; false; }
 $(B)/vmm/acpi.o: $(B)/dsdt.hex
 
-include guest-images/unikernel/rules.mk
+include guest-images/unikernel/rules.mk tests/lab/rules.mk
 
 # --- tests -----------------------------------------------------------------------------------
 $(B)/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libweft.a
