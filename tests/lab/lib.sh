@@ -126,15 +126,20 @@ guests_reach() { # NUMBER NUMBER
 transfer() { # FROM TO MEBIBYTES
 	local sent
 	in_guest "$2" sh -c 'nc -l -p 7070 > /tmp/got < /dev/null 2>/dev/null & true'
-	sent=$(in_guest "$1" sh -c "head -c ${3}M /dev/urandom > /tmp/sent; sha256sum < /tmp/sent")
+	sent=$(in_guest "$1" sh -ec "head -c $(($3 << 20)) /dev/urandom > /tmp/sent; sha256sum < /tmp/sent")
 	wait_for in_guest "$1" sh -c "nc -w 30 192.168.7.$2 7070 < /tmp/sent"
 	wait_for in_guest "$2" sh -c "test \"\$(sha256sum < /tmp/got)\" = '$sent'"
 	step "$3 MiB from guest $1 to guest $2 arrived as they were"
 }
 
+# An iperf3 server in a guest.
+serve() { # NUMBER
+	in_guest "$1" iperf3 --server --daemon --pidfile /tmp/iperf3.pid
+}
+
 # iperf3 from one guest to the other.
 stream() { # CLIENT SERVER SECONDS OPTION...
-	in_guest "$2" sh -c 'pidof iperf3 >/dev/null || iperf3 --server --daemon'
+	in_guest "$2" test -e /tmp/iperf3.pid || serve "$2"
 	in_guest "$1" iperf3 --json --client "192.168.7.$2" --time "$3" "${@:4}" >/tmp/stream.json
 	step "stream $1 to $2: $(jq '.end.sum_received.bits_per_second / 1e6 | floor' /tmp/stream.json) Mb/s"
 }

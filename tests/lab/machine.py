@@ -55,7 +55,7 @@ class Orders:
 
     def give(self, name, number):
         """Have a restored machine run a scenario (see init)."""
-        os.write(self.pipes[0], f"{name} {number} {int(time.time())} {secrets.token_hex(32)}\n".encode())
+        os.write(self.pipes[0], f"\n{name} {number} {int(time.time())} {secrets.token_hex(32)}\n".encode())
 
     def hear(self):
         """All that the machine has said."""
