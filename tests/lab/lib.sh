@@ -41,7 +41,7 @@ meet() { # NAME
 
 all_met() { # NAME
 	local host
-	for ((host = 1; host <= $(cat /lab/hosts); host++)); do
+	for ((host = 1; host <= $(cat /out/hosts); host++)); do
 		[ -e "/out/meet.$1.$host" ] || return 1
 	done
 }
