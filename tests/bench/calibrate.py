@@ -8,10 +8,10 @@ Doorbells: a guest measures what an exit to the process costs, a doorbell until 
 wins.
 
 Thresholds of mode=auto: a client begins round trips at a rate, asleep between them, at each of a ladder of rates, with
-queues that are guest-driven and with queues that are VMM-driven as auto drives them: for good, but with the spinning that it
-has learnt to pay. What is judged is the time that a frame costs: its round trip, and the CPU time of both VMs for it. The threshold
-is put where following it costs least over the whole ladder: guest-driven on the steps below, VMM-driven on those above. Relative
-costs are added, so that one noisy step does not decide. `down` is a part of `up`, or a load near it would flap.
+queues that are guest-driven and with queues that are VMM-driven as auto drives them: for good, but with no more spinning than it
+has learnt to pay. What is judged is the time that a frame costs: its round trip, and the CPU time of both VMs for it. The
+threshold is put where following it costs least over the whole ladder: guest-driven on the steps below, VMM-driven on those
+above. Relative costs are added, so that one noisy step does not decide. `down` is a part of `up`, or a load near it would flap.
 
 Samples of all kinds are taken in turn.
 """
@@ -36,7 +36,7 @@ ROUNDS, QUICK_ROUNDS = 3, 1
 SECONDS = 1          # of a step's sample
 COUNT = 300          # requests
 TRIPS = 2000
-PATIENCE_S = 20
+ONCE_S, PATIENCE_S = 2, 20    # to wait for quiet CPUs before a sample, and in all
 SAMPLE_S, PARTS_S = 1.5, 1.0  # a sample takes
 
 
@@ -65,9 +65,10 @@ def parts_sample(net):
 class Sampler:
     """Takes samples when the CPUs are quiet, in turn, and says where it is."""
 
-    def __init__(self, directory, rounds, doorbells):
-        self.directory, self.rounds, self.doorbells = directory, rounds, doorbells
-        self.quiet = Quiet(once=2, altogether=PATIENCE_S)
+    def __init__(self, directory, options, doorbells):
+        self.directory, self.doorbells = directory, doorbells
+        self.rounds = rounds = options.samples or (QUICK_ROUNDS if options.quick else ROUNDS)
+        self.quiet = Quiet(ONCE_S, PATIENCE_S if options.patience is None else options.patience)
         self.busy = 0
         ladder = rounds * len(RATES) * len(DRIVEN)
         self.progress = Progress(ladder + 2 * rounds * len(doorbells))
@@ -133,7 +134,7 @@ def thresholds(frames, steps):
 def run(directory, options):
     """Measure; the results."""
     doorbells = doorbells_usable()
-    sampler = Sampler(directory, options.samples or (QUICK_ROUNDS if options.quick else ROUNDS), doorbells or [None])
+    sampler = Sampler(directory, options, doorbells or [None])
     costs = sampler.doorbell_costs()
     doorbell = doorbell_best(costs)
     ladder = sampler.ladder(doorbell)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The part "network" of the benchmark: runs the contestants and takes their samples.
 
-Theory of operation: the run has a phase for each pair of MTUs, and for each set of CPUs. In a phase all contestants run at once. A round takes one sample of
-each cell from each contestant, so that what changes on the machine meanwhile meets all of them. A sample waits until the CPUs are
-quiet, which they are if they were after the sample before it; if they are not quiet afterwards either, when every contestant should have gone to sleep, somebody else was at work: the
-sample is dropped and taken again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of
-a cell is left out of that cell.
+Theory of operation: the run has a phase for each pair of MTUs, and one in which everything shares a CPU. In a phase all
+contestants run at once. A round takes one sample of each cell from each contestant, so that what changes on the machine meanwhile
+meets all of them. A sample waits until the CPUs are quiet, which they are if they were after the sample before it; if they are
+not quiet afterwards, when every contestant should have gone to sleep, somebody else was at work: the sample is dropped and taken
+again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of a cell is left out of
+that cell.
 """
 import contextlib
 import json
