@@ -26,6 +26,7 @@ STARTED = b"weft: init"
 IDLE_WAIT_S = 5     # at once; then the sample is taken all the same, and counted as busy
 TIMEOUT_S = 30
 SETTLE_S = 1         # until a fresh guest's memory is looked at
+SAMPLE_S = 0.8       # that a sample takes, about
 GUEST_MIB = 256
 PT_LOAD, PT_NOTE = 1, 4
 QUICK_ROUNDS, QUICK_WAIT_S, FULL_WAIT_S = 3, 5, 120
@@ -299,6 +300,11 @@ def chosen(only):
 def choices(only=()):
     """What there is to measure, one a line."""
     return [figure[0] for figure in chosen(only)]
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return sum(QUICK_ROUNDS if options.quick else figure[3] for figure in chosen(options.only)) * SAMPLE_S
 
 
 def run(directory, options):

@@ -19,7 +19,7 @@ import math
 import statistics
 import subprocess
 
-from machine import Progress, Quiet, minutes
+from machine import Progress, Quiet
 from unikernels import load, round_trips
 from weft import WEFT, have_kvm, guest
 
@@ -62,18 +62,19 @@ def parts_sample(net):
     return {name: int(ns) / 1e3 for name, ns in medians.items()}
 
 
+def rounds_of(options):
+    return options.samples or (QUICK_ROUNDS if options.quick else ROUNDS)
+
+
 class Sampler:
     """Takes samples when the CPUs are quiet, in turn, and says where it is."""
 
     def __init__(self, directory, options, doorbells):
         self.directory, self.doorbells = directory, doorbells
-        self.rounds = rounds = options.samples or (QUICK_ROUNDS if options.quick else ROUNDS)
+        self.rounds = rounds_of(options)
         self.quiet = Quiet(ONCE_S, PATIENCE_S if options.patience is None else options.patience)
         self.busy = 0
-        ladder = rounds * len(RATES) * len(DRIVEN)
-        self.progress = Progress(ladder + 2 * rounds * len(doorbells))
-        seconds = ladder * SAMPLE_S + 2 * rounds * len(doorbells) * PARTS_S
-        self.progress.say(f"{self.progress.total} samples, about {minutes(seconds)}")
+        self.progress = Progress(self.rounds * (len(RATES) * len(DRIVEN) + 2 * len(doorbells)))
 
     def take(self, what, sample, *arguments):
         self.progress.step(what)
@@ -129,6 +130,11 @@ def thresholds(frames, steps):
     above = frames[steps] if steps < len(frames) else frames[-1] ** 2 / frames[-2]
     up = max(round(math.sqrt(below * above)), 2)
     return up, max(up // DOWN_BY, 1)
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return rounds_of(options) * (len(RATES) * len(DRIVEN) * SAMPLE_S + 2 * len(DOORBELLS) * PARTS_S)
 
 
 def run(directory, options):

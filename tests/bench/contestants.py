@@ -224,7 +224,7 @@ class Weft(Guests):
         return {"sent": nic["in_frames"], "received": nic["out_frames"],
                 "sent_bytes": nic["in_bytes"], "received_bytes": nic["out_bytes"],
                 "syscalls": sum(port["syscalls"] for port in ports), "copied": sum(port["copied_bytes"] for port in ports),
-                "doorbells": sum(queue["doorbells"] for queue in queues),
+                "doorbells": sum(queue["kicks"] for queue in queues),
                 "interrupts": sum(queue["interrupts"] for queue in queues),
                 "exits": sum(sum(vcpu["exits"].values()) for vcpu in stats["vcpus"])}
 

@@ -16,7 +16,7 @@ from unikernels import Unikernels
 from weft import Control
 
 NAMES = ("stream", "both", "udp64", "udp-trip", "tcp-trip", "udp-trip-loaded", "tcp-trip-loaded")
-QUICK_LIMIT_S = 30
+FULL, QUICK = {"patience": 150}, {"limit": 30, "patience": 5}  # where they differ from network's
 JUDGED = ("TCP stream", "TCP both ways", "UDP frames of 64 B", "UDP round trip p50", "TCP round trip p50",
           "UDP round trip, loaded p50", "TCP round trip, loaded p50")
 AUTO, FIXED = contestants.WeftAuto.name, (contestants.WeftGuestDriven.name, contestants.WeftVmmDriven.name)
@@ -104,9 +104,19 @@ def flapping_print(found):
 
 # --- the part ---------------------------------------------------------------------------------
 
+def bench_of(directory, options):
+    preset = {**network.QUICK, **QUICK} if options.quick else {**network.FULL, **FULL}
+    return network.Run(directory, options, preset, contestants.BY_MODE, cells())
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return bench_of(None, options).estimate() + (0 if options.only else 2 * HELD_S)
+
+
 def run(directory, options):
     """Measure; the results, or None if nothing was chosen."""
-    bench = network.Run(directory, options, contestants.BY_MODE, cells(), QUICK_LIMIT_S)
+    bench = bench_of(directory, options)
     if not bench.plan():
         return None
     results = report.network_results(bench.run(), bench)

@@ -21,7 +21,7 @@ import contestants
 import report
 from cells import ALL_PHASES, CELLS, metric_of
 from hosts import CommandError
-from machine import LOOK_S, Progress, Quiet, minutes
+from machine import LOOK_S, Progress, Quiet
 
 RETRIES = 2
 FAILURES_MAX = 3
@@ -29,7 +29,7 @@ SETTLE_S = 0.05       # after a sample, until everyone sleeps
 BEGIN_S = 2           # to start a phase's contestants, each
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
 FULL = {"rounds": 7, "seconds": 1, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
-QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 85, "retries": 0}
+QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 75, "retries": 0}
 
 
 class Table:
@@ -72,13 +72,12 @@ class Table:
 
 
 class Run:
-    def __init__(self, directory, options, field=contestants.CONTESTANTS, cells=CELLS, quick_limit=QUICK["limit"]):
-        """The options are those of the command line."""
+    def __init__(self, directory, options, preset, field=contestants.CONTESTANTS, cells=CELLS):
+        """The options are those of the command line; they replace the preset's, which are like FULL."""
         self.directory, self.quick, self.only = directory, options.quick, options.only
         self.field, self.cells = field, cells
-        self.options = {**QUICK, "limit": quick_limit} if options.quick else {**FULL}
-        self.options.update({name: value for name, value in (("rounds", options.samples), ("patience", options.patience))
-                             if value is not None})
+        chosen = {"rounds": options.samples, "patience": options.patience}
+        self.options = {**preset, **{name: value for name, value in chosen.items() if value is not None}}
         self.table = Table(field)
         self.quiet = Quiet(self.options["once"], self.options["patience"])
         self.was_quiet = False  # after the last sample
@@ -106,7 +105,6 @@ class Run:
         for cls in self.field:
             if lacking := contestants.missing(cls):
                 self.progress.say(f"{cls.name} is left out: {lacking} is not there")
-        self.progress.say(f"{self.progress.total} samples, about {minutes(self.estimate())} on a quiet machine")
         # A phase is cleaned up whole before a signal is heard.
         plan = self.plan()
         share = self.options["limit"] / max(sum(len(pairs) for pairs in plan.values()), 1)
@@ -197,9 +195,18 @@ def choices(field=contestants.CONTESTANTS, cells=CELLS):
     return [line_of(phase, cell, cls) for phase in ALL_PHASES for cell in cells for cls in field if cell.takes(cls, phase)]
 
 
+def bench_of(directory, options):
+    return Run(directory, options, QUICK if options.quick else FULL)
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return bench_of(None, options).estimate()
+
+
 def run(directory, options):
     """Measure; the results, or None if nothing was chosen."""
-    bench = Run(directory, options)
+    bench = bench_of(directory, options)
     return report.network_results(bench.run(), bench) if bench.plan() else None
 
 

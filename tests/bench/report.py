@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 
 FIRST, ONE_CPU = "MTU 1500", "MTU 1500, one CPU"
 MTUS = (FIRST, "MTU 9000", "MTU 64000")
@@ -81,9 +82,9 @@ def trips_loaded(percentile):
 # file, title, unit, whether the axis is logarithmic, groups of bars: label, phase, metric
 PLOTS = (
     ("stream", "TCP, one connection: more is better", "Gb/s", False,
-     by_mtu("TCP stream", ("both ways, MTU 1500", FIRST, "TCP both ways"), ("all on one CPU, MTU 1500", ONE_CPU, "TCP stream"))),
+     by_mtu("TCP stream", ("MTU 1500, both ways", FIRST, "TCP both ways"), ("MTU 1500, all on one CPU", ONE_CPU, "TCP stream"))),
     ("cpu", "CPU time of the whole host for a gigabyte of TCP: less is better", "s", False,
-     by_mtu("CPU per GB, all", ("all on one CPU, MTU 1500", ONE_CPU, "CPU per GB, all"))),
+     by_mtu("CPU per GB, all", ("MTU 1500, all on one CPU", ONE_CPU, "CPU per GB, all"))),
     ("round-trip", "Round trip of 64 bytes, median, nothing else going on: less is better", "µs", False,
      (*trips("p50"), ("UDP after 50 ms of rest", FIRST, "round trip after idle p50"),
       ("UDP, all on one CPU", ONE_CPU, "UDP round trip p50"))),
@@ -117,10 +118,12 @@ set style data histogram
 set style histogram errorbars gap 1.5 lw 1.2
 set style fill solid 0.9 border rgb '#333333'
 set boxwidth 0.92
+set bmargin 5
 set key outside right top reverse Left
 """
 AXIS = {False: "set yrange [0:*]", True: "set logscale y"}
 MISSING = "NaN NaN NaN"
+LABEL_WIDTH = 12
 
 
 def bars(results, groups):
@@ -144,12 +147,17 @@ def modes_bars(ratios):
     return found
 
 
+def folded(label):
+    """In lines that fit under a group of bars."""
+    return "\\n".join(textwrap.wrap(label, LABEL_WIDTH))
+
+
 def plot_script(series, path, title, unit, logarithmic=False):
     """For gnuplot: a series of bars for each contestant."""
     labels = list(dict.fromkeys(label for values in series.values() for label in values))
     script = HEAD.format(file=path, title=title, unit=unit, axis=AXIS[logarithmic])
     for index, values in enumerate(series.values()):
-        lines = [f'"{label}" ' + (" ".join(f"{value:g}" for value in values[label]) if label in values else MISSING)
+        lines = [f'"{folded(label)}" ' + (" ".join(f"{value:g}" for value in values[label]) if label in values else MISSING)
                  for label in labels]
         script += f"$data{index} << END\n" + "\n".join(lines) + "\nEND\n"
     return script + "plot " + ", ".join(
