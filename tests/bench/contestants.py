@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 
-from hosts import PATIENCE, CommandError, GuestHost, NamespaceHost
+from hosts import CommandError, GuestHost, NamespaceHost
 from machine import ROOT
 from netns import Underlay, ip
 from weft import WEFT, Control, Vm, guest, linux, wait_for

@@ -105,6 +105,7 @@ class Thresholds(unittest.TestCase):
         self.assertEqual(self.crossing((1, 2, 9), (3, 3, 3)), 2)
         self.assertEqual(self.crossing((5, 5, 5), (3, 3, 3)), 0)
         self.assertEqual(self.crossing((1, 1, 1), (3, 3, 3)), 3)
+        self.assertEqual(self.crossing((3, 3, 3), (3, 3, 3)), 3)
 
     def test_one_noisy_step_does_not_decide(self):
         self.assertEqual(self.crossing((10, 10, 10, 30, 30), (30, 9, 30, 10, 10)), 3)
