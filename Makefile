@@ -152,7 +152,7 @@ test:
 bench:
 	$(Q)tools/deps build images bench
 	$(Q)$(MAKE) --no-print-directory all images bench-build && $(MAKE) --no-print-directory STATIC=1 all
-	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json)
+	$(Q)tools/weft-bench $(if $(QUICK),--quick --plots build/plots,--plots docs/bench --json docs/bench/results.json && tools/docs)
 
 lint:
 	$(Q)tools/deps build lint && $(MAKE) --no-print-directory all && tools/lint

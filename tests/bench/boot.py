@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from machine import ROOT, Quiet, output_of
+from machine import ROOT, Quiet, output_of, threads_seconds
 
 DYNAMIC, STATIC, CTL = (f"{ROOT}/build/{name}" for name in ("weft", "static/weft", "weft-ctl"))
 HELLO = f"{ROOT}/build/guests/hello.elf"
@@ -26,6 +26,7 @@ STARTED = b"weft: init"
 IDLE_WAIT_S = 5     # at once; then the sample is taken all the same, and counted as busy
 TIMEOUT_S = 30
 SETTLE_S = 1         # until a fresh guest's memory is looked at
+SAMPLE_S = 0.8       # that a sample takes, about
 GUEST_MIB = 256
 PT_LOAD, PT_NOTE = 1, 4
 QUICK_ROUNDS, QUICK_WAIT_S, FULL_WAIT_S = 3, 5, 120
@@ -85,19 +86,12 @@ class Vm:
     def cpu_seconds(self):
         """CPU time of all threads (schedstat) up to where the guest goes to sleep, which it does at once."""
         before = -1
-        while before != (now := self.cpu_now()) or not now:
+        while before != (now := threads_seconds([self.process.pid])) or not now:
             before = now
             time.sleep(0.1)
         if self.process.poll() is not None:
             raise RuntimeError(f"ended with status {self.process.returncode}")
-        return now / 1e9
-
-    def cpu_now(self):
-        total = 0
-        for thread in os.listdir(f"/proc/{self.process.pid}/task"):
-            with open(f"/proc/{self.process.pid}/task/{thread}/schedstat", encoding="ascii") as file:
-                total += int(file.read().split()[0])
-        return total
+        return now
 
     def end(self):
         if self.process.returncode is None:
@@ -276,7 +270,8 @@ def results_of(figures, taken):
             for name, unit, _, _, method in figures]
 
 
-def results_print(run):
+def show(run):
+    """Print the results."""
     results, image, busy = run["figures"], run["image_bytes"], run["busy_samples"]
     print(f"{'':46} {'median':>9} {'min':>9} {'max':>9}")
     for r in results:
@@ -298,16 +293,28 @@ def check():
     return None if os.path.exists(HELLO) else f"{HELLO} is not there: make bench"
 
 
-def choices(only):
+def chosen(only):
     return [figure for figure in FIGURES if usable(figure) and all(word in figure[0] for word in only)]
 
 
-def run(directory, quick, only):
+def choices(only=()):
+    """What there is to measure, one a line."""
+    return [figure[0] for figure in chosen(only)]
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return sum(QUICK_ROUNDS if options.quick else figure[3] for figure in chosen(options.only)) * SAMPLE_S
+
+
+def run(directory, options):
+    """Measure; the results, or None if nothing was chosen."""
+    if not (figures := chosen(options.only)):
+        return None
     global scratch, kernel, initrd  # pylint: disable=global-variable-undefined
     scratch = directory
     kernel = output_of(f"{ROOT}/guest-images/kernel/build", "--path", "--auto") + "/vmlinux"
     initrd = output_of(f"{ROOT}/guest-images/tty/build", "--path")
     images_make()
-    figures = choices(only)
-    taken, busy = samples_take(figures, quick)
+    taken, busy = samples_take(figures, options.quick)
     return {"figures": results_of(figures, taken), "image_bytes": sizes(), "busy_samples": busy}

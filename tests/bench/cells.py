@@ -2,19 +2,22 @@
 """The cells of the table: what is measured. A cell takes a sample from a contestant and gives a value for each of its metrics."""
 import dataclasses
 import json
+import os
 import typing
 
 import contestants
-from hosts import CommandError
+from hosts import PATIENCE, CommandError
 from machine import cpu_busy, process_seconds
 
 HIGHER, LOWER = "higher", "lower"
 FRAME_64_PAYLOAD = 22     # of UDP in a frame of 64 bytes with its checksum, as Ethernet counts them
 FRAME_1400_PAYLOAD = 1358
-MARGIN_S = 1              # for which a load runs on after what is measured under it
+LOAD_FIRST_S = 0.3        # for which a load runs before what is measured under it
 PAUSE_MS = 50             # long enough that every thread on the way has gone to sleep
 PHASES = (contestants.Phase(1500, 1500), contestants.Phase(9000, 9000), contestants.Phase(contestants.MTU_LARGEST, 9000))
 FIRST = PHASES[:1]
+ONE_CPU = (contestants.Phase(1500, 1500, str(min(os.sched_getaffinity(0)))),)
+ALL_PHASES = (*PHASES, *ONE_CPU)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Cell:
     metrics: tuple
     phases: tuple = PHASES
     quick: tuple = ()          # phases in a quick run
+    length: float = 1          # of a sample, in those of the run
+    extra: float = 0.1         # seconds that a sample takes beyond that
+
+    def takes(self, contestant, phase):
+        return self.kind == contestant.kind and phase in self.phases and contestant.takes(phase)
 
 
 # --- streams by iperf3 ------------------------------------------------------------------------
@@ -108,9 +116,9 @@ def idle_trip(protocol):
 
 def loaded_trip(protocol):
     def sample(contestant, seconds):
-        load = f"iperf3 --client {contestant.address} --time {seconds + MARGIN_S} >/dev/null 2>&1 & sleep 0.3"
+        load = f"iperf3 --client {contestant.address} --time {PATIENCE} >/dev/null 2>&1 & load=$!; sleep {LOAD_FIRST_S}"
         trip = f"pingpong {contestant.address} --{protocol.lower()} --json --seconds {seconds}"
-        got = json.loads(contestant.client.run("sh", "-c", f"{load}; {trip}; status=$?; wait; exit $status"))
+        got = json.loads(contestant.client.run("sh", "-c", f"{load}; {trip}; status=$?; kill $load; wait; exit $status"))
         return percentiles(f"{protocol} round trip, loaded", got)
     return sample
 
@@ -155,26 +163,28 @@ COUNT_METRICS = tuple(Metric(f"{side}: {event}", "", LOWER, count=True) for side
                                     "exits per frame", "copies per byte", "bytes a frame"))
 
 CELLS = (
-    Cell("stream", "machines", stream, quick=PHASES[:2],
+    Cell("stream", "machines", stream, phases=ALL_PHASES, quick=PHASES[:2],
          metrics=(Metric("TCP stream", "Gb/s", HIGHER), Metric("CPU per GB, all", "s", LOWER),
                   Metric("CPU per GB, VMMs", "s", LOWER), *COUNT_METRICS)),
     Cell("back", "machines", stream_back, (Metric("TCP stream back", "Gb/s", HIGHER),)),
-    Cell("both", "machines", stream_both, (Metric("TCP both ways", "Gb/s", HIGHER),)),
+    Cell("both", "machines", stream_both, (Metric("TCP both ways", "Gb/s", HIGHER),), FIRST),
     Cell("udp64", "machines", frames_of(FRAME_64_PAYLOAD, "UDP frames of 64 B"),
-         (Metric("UDP frames of 64 B", "k/s", HIGHER),), FIRST, FIRST),
+         (Metric("UDP frames of 64 B", "k/s", HIGHER),), FIRST, FIRST, extra=0.5),
     Cell("udp1400", "machines", frames_of(FRAME_1400_PAYLOAD, "UDP frames of 1400 B"),
-         (Metric("UDP frames of 1400 B", "k/s", HIGHER),), FIRST),
-    Cell("udp-trip", "machines", idle_trip("UDP"), trip_metrics("UDP round trip"), FIRST, FIRST),
-    Cell("tcp-trip", "machines", idle_trip("TCP"), trip_metrics("TCP round trip"), FIRST),
-    Cell("udp-trip-loaded", "machines", loaded_trip("UDP"), trip_metrics("UDP round trip, loaded"), FIRST),
-    Cell("tcp-trip-loaded", "machines", loaded_trip("TCP"), trip_metrics("TCP round trip, loaded"), FIRST),
-    Cell("connections", "machines", connections, (Metric("TCP connections", "1/s", HIGHER),), FIRST),
+         (Metric("UDP frames of 1400 B", "k/s", HIGHER),), FIRST, extra=0.5),
+    Cell("udp-trip", "machines", idle_trip("UDP"), trip_metrics("UDP round trip"), FIRST + ONE_CPU, FIRST, length=0.5),
+    Cell("tcp-trip", "machines", idle_trip("TCP"), trip_metrics("TCP round trip"), FIRST, length=0.5),
+    Cell("udp-trip-loaded", "machines", loaded_trip("UDP"), trip_metrics("UDP round trip, loaded"), FIRST, length=0.7,
+         extra=LOAD_FIRST_S),
+    Cell("tcp-trip-loaded", "machines", loaded_trip("TCP"), trip_metrics("TCP round trip, loaded"), FIRST, length=0.7,
+         extra=LOAD_FIRST_S),
+    Cell("connections", "machines", connections, (Metric("TCP connections", "1/s", HIGHER),), FIRST, length=0.5),
     Cell("first-packet", "machines", first_packet, (Metric("round trip after idle p50", "us", LOWER),
-                                                    Metric("round trip after idle, worst", "us", LOWER)), FIRST),
+                                                    Metric("round trip after idle, worst", "us", LOWER)), FIRST, length=0.5),
     Cell("frames", "frames", largest_frames, (Metric("largest frames", "Gb/s", HIGHER),
-                                              Metric("largest frames, rate", "k/s", HIGHER)), PHASES, FIRST),
-    Cell("frames64", "frames", small_frames, (Metric("frames of 64 B", "k/s", HIGHER),), FIRST),
-    Cell("frame-trip", "frames", frame_trip, trip_metrics("frame round trip"), FIRST),
+                                              Metric("largest frames, rate", "k/s", HIGHER)), PHASES, FIRST, extra=0.4),
+    Cell("frames64", "frames", small_frames, (Metric("frames of 64 B", "k/s", HIGHER),), FIRST, extra=0.4),
+    Cell("frame-trip", "frames", frame_trip, trip_metrics("frame round trip"), FIRST, length=0.5, extra=0.4),
 )
 
 

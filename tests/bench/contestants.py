@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 
-from hosts import PATIENCE, CommandError, GuestHost, NamespaceHost
+from hosts import CommandError, GuestHost, NamespaceHost
 from machine import ROOT
 from netns import Underlay, ip
 from weft import WEFT, Control, Vm, guest, linux, wait_for
@@ -29,9 +29,18 @@ MTU_LARGEST = 64000
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What all samples of a part of the run have in common: the MTU of the wire, and the guests' as far as it goes."""
+    """What all samples of a part of the run have in common: the guests' MTU as far as the wire's lets it, and the CPUs."""
     guest: int
     underlay: int
+    cpus: str = ""  # that everything has to share (a list of taskset's); all, if empty
+
+    @property
+    def name(self):
+        return f"{self.guest}-one-cpu" if self.cpus else f"{self.guest}"
+
+    @property
+    def title(self):
+        return f"MTU {self.guest}" + (", one CPU" if self.cpus else "")
 
     def fits(self, overhead):
         """A guest's MTU behind so many bytes; the largest is cut to the wire's by whoever sends it."""
@@ -41,8 +50,9 @@ class Phase:
 class Lab:
     """What the contestants share: the underlay, a directory, the image."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, phase):
         self.dir = directory
+        self.pin = ("taskset", "--cpu-list", phase.cpus) if phase.cpus else ()
         self.kernel, self.initrd = linux()
         self.underlay = Underlay({})
 
@@ -50,7 +60,8 @@ class Lab:
         return f"quiet console=ttyS0 weft.ip=192.168.7.{number}/24"
 
     def process(self, *argv, host=None):
-        return Vm(self.dir, argv[1:], prefix=self.underlay.command(host) if host else (), program=argv[0], verb=())
+        prefix = (*(self.underlay.command(host) if host else ()), *self.pin)
+        return Vm(self.dir, argv[1:], prefix=prefix, program=argv[0], verb=())
 
     def close(self):
         self.underlay.close()
@@ -60,7 +71,9 @@ class Contestant:
     name = about = ""
     kind = "machines"
     one_host = False
-    quick = True  # is in a quick run
+    quick = True     # is in a quick run
+    largest = True   # can carry the largest MTU
+    one_cpu = False  # is measured on one CPU, too
 
     def __init__(self, lab, number, phase):
         self.lab, self.number, self.phase = lab, number, phase
@@ -71,8 +84,8 @@ class Contestant:
 
     @classmethod
     def takes(cls, phase):
-        """Whether it can carry the phase's MTU."""
-        return bool(phase)
+        """Whether it is in the phase."""
+        return (cls.largest or phase.guest != MTU_LARGEST) and (cls.one_cpu or not phase.cpus)
 
     def wire(self):
         if self.one_host:
@@ -181,6 +194,7 @@ class Guests(Contestant):
 
 class Weft(Guests):
     """Base: what says how the two weft processes reach each other is link()."""
+    mode = ""  # of the NICs; auto, if empty
 
     def link(self, end):
         raise NotImplementedError
@@ -195,7 +209,8 @@ class Weft(Guests):
                    "--ctl", self.path(f"ctl{end}"), "--agent", self.path(f"agent{end}"))
 
     def nic(self, end):
-        return ("--net", f"mac=02:00:00:00:00:{end:02x},mtu={self.mtu()}", *self.link(end))
+        mode = f",mode={self.mode}" if self.mode else ""
+        return ("--net", f"mac=02:00:00:00:00:{end:02x},mtu={self.mtu()}{mode}", *self.link(end))
 
     def counters(self):
         return [self.counters_of(end) for end in (1, 2)]
@@ -209,7 +224,7 @@ class Weft(Guests):
         return {"sent": nic["in_frames"], "received": nic["out_frames"],
                 "sent_bytes": nic["in_bytes"], "received_bytes": nic["out_bytes"],
                 "syscalls": sum(port["syscalls"] for port in ports), "copied": sum(port["copied_bytes"] for port in ports),
-                "doorbells": sum(queue["doorbells"] for queue in queues),
+                "doorbells": sum(queue["kicks"] for queue in queues),
                 "interrupts": sum(queue["interrupts"] for queue in queues),
                 "exits": sum(sum(vcpu["exits"].values()) for vcpu in stats["vcpus"])}
 
@@ -217,9 +232,25 @@ class Weft(Guests):
 class WeftUdp(Weft):
     name = "weft udp"
     about = "weft, links over UDP (Geneve)"
+    one_cpu = True
 
     def link(self, end):
         return ("--listen", f"udp://{self.host_address(end)}", "--link", f"udp://{self.host_address(3 - end)}")
+
+
+class WeftAuto(WeftUdp):
+    name = mode = "auto"
+    about = "weft udp, who drives a queue is decided by the rate"
+
+
+class WeftGuestDriven(WeftUdp):
+    name = mode = "guest"
+    about = "weft udp, guest-driven: a doorbell for each batch"
+
+
+class WeftVmmDriven(WeftUdp):
+    name = mode = "vmm"
+    about = "weft udp, VMM-driven: the VMM polls"
 
 
 class WeftEth(Weft):
@@ -234,7 +265,7 @@ class WeftEth(Weft):
 class WeftShm(Weft):
     name = "weft shm"
     about = "weft, two VMs of one host by shared memory"
-    one_host = True
+    one_host = one_cpu = True
 
     def link(self, end):
         return ("--listen" if end == 1 else "--link", f"shm://{self.path('shm')}")
@@ -279,6 +310,7 @@ class QemuVxlan(Qemu):
     name = "QEMU VXLAN"
     about = "QEMU virtio-net + tap + bridge + the kernel's VXLAN"
     overhead = VXLAN_BYTES
+    one_cpu = True
 
     def network(self, end):
         self.bridge(end)
@@ -306,10 +338,7 @@ class VnetU(Qemu):
     name = "VNET/U"
     about = "QEMU virtio-net + tap + vnetd with a frame a system call and no offloads"
     overhead = VNETU_BYTES
-
-    @classmethod
-    def takes(cls, phase):
-        return phase.guest != MTU_LARGEST
+    largest = False
 
     def network(self, end):
         self.bridge(end)
@@ -327,10 +356,7 @@ class VnetU(Qemu):
 class Native(Contestant):
     name = "native veth"
     about = "no guests: the hosts themselves, on their wire, which carries super-frames whole"
-
-    @classmethod
-    def takes(cls, phase):
-        return phase.guest != MTU_LARGEST
+    largest = False
 
     def begin(self):
         self.wire()
@@ -419,6 +445,7 @@ class NetbenchShm(Netbench):
 
 # The first of each kind is the one that the others are compared with.
 CONTESTANTS = (WeftUdp, WeftEth, WeftShm, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp)
+BY_MODE = (WeftAuto, WeftGuestDriven, WeftVmmDriven)
 
 
 def missing(contestant):

@@ -5,8 +5,10 @@ A sample says something about the contestant only if nobody else had work. Quiet
 waiting of a whole run is bounded, and once that is used up samples are taken all the same and counted as busy.
 """
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -41,6 +43,58 @@ def process_seconds(pids):
             fields = file.read().rpartition(") ")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS
+
+
+def threads_seconds(pids):
+    """The same to the nanosecond, of the threads that there are now."""
+    total = 0
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
+                total += int(file.read().split()[0])
+    return total / 1e9
+
+
+def children_seconds():
+    """Seconds of CPU of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def minutes(seconds):
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+class Progress:
+    """Where the run is, on stderr: one line that changes on a terminal, a line a minute elsewhere."""
+    EVERY_S = 60
+
+    def __init__(self, total):
+        self.total, self.done = total, 0
+        self.begin = time.monotonic()
+        self.said = self.begin
+        self.terminal = sys.stderr.isatty()
+
+    def say(self, text):
+        print(f"\r\033[Kweft-bench: {text}" if self.terminal else f"weft-bench: {text}", file=sys.stderr, flush=True)
+
+    def step(self, what):
+        now = time.monotonic()
+        left = (now - self.begin) / self.done * (self.total - self.done) if self.done else 0
+        line = f"{self.done} of {self.total} samples, {minutes(left)} to go; {what}"
+        self.done += 1
+        if self.terminal:
+            print(f"\r\033[K{line[:120]}", end="", file=sys.stderr, flush=True)
+        elif now - self.said > self.EVERY_S:
+            self.said = now
+            self.say(line)
+
+    def seconds(self):
+        return time.monotonic() - self.begin
+
+    def end(self):
+        if self.terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 class Quiet:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The network part of the benchmark: runs the contestants and takes their samples.
+"""The part "network" of the benchmark: runs the contestants and takes their samples.
 
-Theory of operation: the run has a phase for each pair of MTUs. In a phase all contestants run at once. A round takes one sample of
-each cell from each contestant, so that what changes on the machine meanwhile meets all of them. A sample waits until the CPUs are
-quiet; if they are not quiet afterwards either, when every contestant should have gone to sleep, somebody else was at work: the
-sample is dropped and taken again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of
-a cell is left out of that cell.
+Theory of operation: the run has a phase for each pair of MTUs, and one in which everything shares a CPU. In a phase all
+contestants run at once. A round takes one sample of each cell from each contestant, so that what changes on the machine meanwhile
+meets all of them. A sample waits until the CPUs are quiet, which they are if they were after the sample before it; if they are
+not quiet afterwards, when every contestant should have gone to sleep, somebody else was at work: the sample is dropped and taken
+again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of a cell is left out of
+that cell.
 """
 import contextlib
 import json
@@ -13,63 +14,37 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
 import contestants
-from cells import CELLS, PHASES, metric_of
+import report
+from cells import ALL_PHASES, CELLS, metric_of
 from hosts import CommandError
-from machine import Quiet
+from machine import LOOK_S, Progress, Quiet
 
 RETRIES = 2
 FAILURES_MAX = 3
 SETTLE_S = 0.05       # after a sample, until everyone sleeps
+BEGIN_S = 2           # to start a phase's contestants, each
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
 FULL = {"rounds": 7, "seconds": 1, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
-QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 110, "retries": 0}
-
-
-class Progress:
-    """Where the run is, on stderr: one line that changes on a terminal, a line a minute elsewhere."""
-    EVERY_S = 60
-
-    def __init__(self, total):
-        self.total, self.done = total, 0
-        self.begin = time.monotonic()
-        self.said = self.begin
-        self.terminal = sys.stderr.isatty()
-
-    def say(self, text):
-        print(f"\r\033[Kweft-bench: {text}" if self.terminal else f"weft-bench: {text}", file=sys.stderr, flush=True)
-
-    def step(self, what):
-        now = time.monotonic()
-        left = (now - self.begin) / self.done * (self.total - self.done) if self.done else 0
-        line = f"{self.done} of {self.total} samples, {left / 60:.0f} min {left % 60:02.0f} s to go; {what}"
-        self.done += 1
-        if self.terminal:
-            print(f"\r\033[K{line[:120]}", end="", file=sys.stderr, flush=True)
-        elif now - self.said > self.EVERY_S:
-            self.said = now
-            self.say(line)
-
-    def end(self):
-        if self.terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+QUICK = {"rounds": 3, "seconds": 1, "once": 1, "patience": 10, "limit": 75, "retries": 0}
 
 
 class Table:
     """Values by phase, metric and contestant."""
 
-    def __init__(self):
+    def __init__(self, field=contestants.CONTESTANTS):
+        """The first of the field that has a metric is what the others are compared with."""
+        self.field = field
         self.values = {}
         self.failures = {}
         self.busy = self.dropped = 0
 
     def add(self, phase, contestant, values):
         for metric, value in values.items():
-            self.values.setdefault((phase.guest, metric, contestant), []).append(value)
+            self.values.setdefault((phase, metric, contestant), []).append(value)
 
     def contestants(self):
         return {contestant for _, _, contestant in self.values}
@@ -77,46 +52,57 @@ class Table:
     def rows(self):
         """For each phase, metric and contestant: median, least, most, and how many times as good the reference is."""
         rows = []
-        for (guest, name, contestant), values in self.values.items():
+        for (phase, name, contestant), values in self.values.items():
             metric = metric_of(name)
-            rows.append({"mtu": guest, "metric": name, "unit": metric.unit, "better": metric.better, "count": metric.count,
-                         "contestant": contestant, "samples": len(values), "median": statistics.median(values),
-                         "min": min(values), "max": max(values), "values": values,
-                         "ratio": self.ratio(guest, name, values)})
-        order = [cls.name for cls in contestants.CONTESTANTS]
+            rows.append({"phase": phase.title, "metric": name, "unit": metric.unit, "better": metric.better,
+                         "count": metric.count, "contestant": contestant, "samples": len(values),
+                         "median": statistics.median(values), "min": min(values), "max": max(values), "values": values,
+                         "ratio": self.ratio(phase, name, values)})
+        phases = [phase.title for phase in ALL_PHASES]
+        order = [cls.name for cls in self.field]
         metrics = [metric.name for cell in CELLS for metric in cell.metrics]
-        return sorted(rows, key=lambda row: (row["mtu"], metrics.index(row["metric"]), order.index(row["contestant"])))
+        return sorted(rows, key=lambda row: (phases.index(row["phase"]), metrics.index(row["metric"]),
+                                             order.index(row["contestant"])))
 
-    def ratio(self, guest, metric, values):
+    def ratio(self, phase, metric, values):
         """The reference's median by these values' median."""
-        reference = next((found for cls in contestants.CONTESTANTS
-                          if (found := self.values.get((guest, metric, cls.name)))), None)
+        reference = next((found for cls in self.field if (found := self.values.get((phase, metric, cls.name)))), None)
         median = statistics.median(values)
         return statistics.median(reference) / median if reference and median else None
 
 
 class Run:
-    def __init__(self, directory, quick, only, **options):
-        """The options replace those of FULL or QUICK."""
-        self.directory, self.quick, self.only = directory, quick, only
-        self.options = options = {**(QUICK if quick else FULL), **options}
-        self.table = Table()
-        self.quiet = Quiet(options["once"], options["patience"])
+    def __init__(self, directory, options, preset, field=contestants.CONTESTANTS, cells=CELLS):
+        """The options are those of the command line; they replace the preset's, which are like FULL."""
+        self.directory, self.quick, self.only = directory, options.quick, options.only
+        self.field, self.cells = field, cells
+        chosen = {"rounds": options.samples, "patience": options.patience}
+        self.options = {**preset, **{name: value for name, value in chosen.items() if value is not None}}
+        self.table = Table(field)
+        self.quiet = Quiet(self.options["once"], self.options["patience"])
+        self.was_quiet = False  # after the last sample
         self.out = {}  # (phase, cell, contestant): failures
-        self.progress = Progress(sum(len(pairs) for pairs in self.plan().values()) * options["rounds"])
+        self.progress = Progress(sum(len(pairs) for pairs in self.plan().values()) * self.options["rounds"])
 
     def plan(self):
         """{phase: [(cell, contestant's class)]}"""
-        return {phase: pairs for phase in PHASES if (pairs := self.pairs(phase))}
+        return {phase: pairs for phase in ALL_PHASES if (pairs := self.pairs(phase))}
 
     def pairs(self, phase):
-        return [(cell, cls) for cell in CELLS for cls in contestants.CONTESTANTS
-                if cell.kind == cls.kind and cls.takes(phase) and not contestants.missing(cls)
-                and phase in (cell.quick if self.quick else cell.phases) and (cls.quick or not self.quick)
-                and all(word in f"{phase.guest}/{cell.name}/{cls.name}" for word in self.only)]
+        return [(cell, cls) for cell in self.cells for cls in self.field
+                if cell.takes(cls, phase) and not contestants.missing(cls)
+                and (not self.quick or phase in cell.quick and cls.quick)
+                and all(word in line_of(phase, cell, cls) for word in self.only)]
+
+    def estimate(self):
+        """Seconds of a run on a quiet machine."""
+        samples = sum(cell.length * self.options["seconds"] + cell.extra + SETTLE_S + LOOK_S
+                      for pairs in self.plan().values() for cell, _ in pairs)
+        starts = sum(len({cls for _, cls in pairs}) for pairs in self.plan().values()) * BEGIN_S
+        return min(samples * self.options["rounds"], self.options["limit"]) + starts
 
     def run(self):
-        for cls in contestants.CONTESTANTS:
+        for cls in self.field:
             if lacking := contestants.missing(cls):
                 self.progress.say(f"{cls.name} is left out: {lacking} is not there")
         # A phase is cleaned up whole before a signal is heard.
@@ -134,10 +120,10 @@ class Run:
 
     def begin(self, phase, pairs, stack):
         """Start the phase's contestants, all at once; {class: contestant}, of those that work."""
-        lab = contestants.Lab(stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory)))
+        lab = contestants.Lab(stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory)), phase)
         stack.callback(lab.close)
         started = {}
-        for number, cls in enumerate(contestants.CONTESTANTS):
+        for number, cls in enumerate(self.field):
             if any(cls is wanted for _, wanted in pairs):
                 contestant = cls(lab, number, phase)
                 stack.callback(contestant.close)
@@ -155,7 +141,7 @@ class Run:
             self.failed(contestant, None, error)
 
     def failed(self, contestant, cell, error):
-        what = f"{contestant.name}, MTU {contestant.phase.guest}" + (f", {cell.name}" if cell else "")
+        what = f"{contestant.name}, {contestant.phase.title}" + (f", {cell.name}" if cell else "")
         self.table.failures[what] = str(error)
         self.progress.say(f"{what}: {type(error).__name__}: {error}")
 
@@ -164,7 +150,7 @@ class Run:
         for number in range(self.options["rounds"]):
             for cell, cls in pairs:
                 key = phase, cell.name, cls
-                self.progress.step(f"MTU {phase.guest}, round {number + 1}, {cell.name}: {cls.name}")
+                self.progress.step(f"{phase.title}, round {number + 1}, {cell.name}: {cls.name}")
                 if cls not in started or self.out.get(key, 0) >= FAILURES_MAX or number and time.monotonic() > end:
                     continue
                 try:
@@ -176,10 +162,12 @@ class Run:
 
     def sample(self, cell, contestant):
         for left in reversed(range(self.options["retries"] + 1)):
-            before = self.quiet.wait()
-            values = cell.sample(contestant, self.options["seconds"])
+            before = self.was_quiet or self.quiet.wait()
+            self.was_quiet = False
+            values = cell.sample(contestant, cell.length * self.options["seconds"])
             time.sleep(SETTLE_S)
-            if before and self.quiet.now():
+            self.was_quiet = self.quiet.now()
+            if before and self.was_quiet:
                 return values
             if not left or self.quiet.left <= 0:
                 break
@@ -198,8 +186,28 @@ def check():
     return None
 
 
-def choices():
+def line_of(phase, cell, cls):
+    return f"{phase.name}/{cell.name}/{cls.name}"
+
+
+def choices(field=contestants.CONTESTANTS, cells=CELLS):
     """Everything that --only can choose, one a line."""
-    return [f"{phase.guest}/{cell.name}/{cls.name}" for phase in PHASES for cell in CELLS
-            for cls in contestants.CONTESTANTS
-            if phase in cell.phases and cell.kind == cls.kind and cls.takes(phase)]
+    return [line_of(phase, cell, cls) for phase in ALL_PHASES for cell in cells for cls in field if cell.takes(cls, phase)]
+
+
+def bench_of(directory, options):
+    return Run(directory, options, QUICK if options.quick else FULL)
+
+
+def estimate(options):
+    """Seconds that it takes on a quiet machine."""
+    return bench_of(None, options).estimate()
+
+
+def run(directory, options):
+    """Measure; the results, or None if nothing was chosen."""
+    bench = bench_of(directory, options)
+    return report.network_results(bench.run(), bench) if bench.plan() else None
+
+
+show = report.network_print

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """weft-bench: that it measures, says what it should of what it measured, and leaves nothing behind. No figure is judged."""
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import unittest
+import unittest.mock
 
 import tap
 from netns import have_namespaces
@@ -15,9 +17,13 @@ from weft import LIMIT, ROOT, VmTest, needs_kvm, wait_for
 sys.path.insert(0, f"{ROOT}/tests/bench")
 
 # pylint: disable=wrong-import-position
+import calibrate
+import figures
 import machine
+import modes
 import network
 import report
+from cells import ONE_CPU, PHASES
 
 WEFT_BENCH = f"{ROOT}/tools/weft-bench"
 
@@ -26,9 +32,9 @@ class Figures(unittest.TestCase):
     def setUp(self):
         self.table = network.Table()
 
-    def add(self, contestant, *values):
+    def add(self, contestant, *values, metric="TCP stream", phase=PHASES[0]):
         for value in values:
-            self.table.add(network.PHASES[0], contestant, {"TCP stream": value})
+            self.table.add(phase, contestant, {metric: value})
 
     def test_median_and_ratio(self):
         self.add("native veth", 5, 40, 4)
@@ -42,12 +48,37 @@ class Figures(unittest.TestCase):
         self.add("VNET/U", 0)
         self.assertIsNone(self.table.rows()[0]["ratio"])
 
+    def test_one_cpu_is_a_row_of_its_own(self):
+        self.add("weft udp", 10)
+        self.add("weft udp", 3, phase=ONE_CPU[0])
+        found = [(row["phase"], row["median"]) for row in self.table.rows()]
+        self.assertEqual(found, [("MTU 1500", 10), ("MTU 1500, one CPU", 3)])
+
     def test_plot_has_the_figures(self):
         self.add("weft udp", 8, 10, 12)
-        results = {"rows": self.table.rows(), "contestants": {"weft udp": ""}}
-        series = report.bars(results, (("TCP stream", None),), None)
-        self.assertEqual(series, [("MTU 1500", {"weft udp": (10, 8, 12)})])
-        self.assertIn('"weft udp" 10 8 12\n', report.plot_script(series, "x.svg", "title", "unit"))
+        results = {"network": {"rows": self.table.rows(), "contestants": {"weft udp": ""}}}
+        plots = {file: series for file, series, *_ in report.plots_of(results) if series}
+        self.assertEqual(plots, {"stream": {"weft udp": {"MTU 1500": (10, 8, 12)}}})
+        self.assertIn('"MTU 1500" 10 8 12\n', report.plot_script(plots["stream"], "x.svg", "title", "unit"))
+
+    def test_auto_is_judged_by_the_better_mode(self):
+        table = network.Table(network.contestants.BY_MODE)
+        for contestant, stream, trip in ("guest", 5, 100), ("vmm", 10, 160), ("auto", 9, 200):
+            table.add(PHASES[0], contestant, {"TCP stream": stream, "UDP round trip p50": trip})
+        found = {each["metric"]: (each["better"], each["auto"]) for each in modes.ratios(table.rows())}
+        self.assertEqual(found, {"TCP stream": ("vmm", 0.9), "UDP round trip p50": ("guest", 0.5)})
+
+    def test_tables(self):
+        """What a document says is what was measured; what was not is no failure."""
+        self.add("weft udp", 10)
+        self.add("QEMU VXLAN", 4)
+        rows = self.table.rows()
+        results = figures.Results({"network": {"rows": rows, "contestants": {"weft udp": "", "QEMU VXLAN": ""}}})
+        self.assertIn("| TCP, MTU 1500, Gb/s | 10 | 4 |", figures.contestants_table(results, figures.NETWORK_ROWS))
+        targets = figures.targets_table(results).splitlines()
+        self.assertIn("| TCP, MTU 1500: udp by QEMU VXLAN | at least 1.5 | 2.5 (10 : 4) | met |", targets)
+        self.assertIn("| TCP, MTU 1500: udp by VNET/U | at least 5 | - (10 : -) | - |", targets)
+        self.assertEqual(figures.table("targets", "/nonexistent"), figures.NONE)
 
     def test_patience_ends(self):
         """A machine that is never quiet is waited for only so long, in all."""
@@ -64,6 +95,44 @@ class Figures(unittest.TestCase):
         self.assertTrue(quiet.wait())
 
 
+class Thresholds(unittest.TestCase):
+    FRAMES = (10, 100, 1000)
+
+    def crossing(self, guest_driven, vmm_driven):
+        return calibrate.crossing(guest_driven, vmm_driven)
+
+    def test_where_the_cheaper_changes(self):
+        self.assertEqual(self.crossing((1, 2, 9), (3, 3, 3)), 2)
+        self.assertEqual(self.crossing((5, 5, 5), (3, 3, 3)), 0)
+        self.assertEqual(self.crossing((1, 1, 1), (3, 3, 3)), 3)
+        self.assertEqual(self.crossing((3, 3, 3), (3, 3, 3)), 3)
+
+    def test_one_noisy_step_does_not_decide(self):
+        self.assertEqual(self.crossing((10, 10, 10, 30, 30), (30, 9, 30, 10, 10)), 3)
+
+    def test_thresholds_lie_between_steps_and_apart(self):
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 1), (32, 8))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 0), (3, 1))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 3), (3162, 790))
+        for steps in range(4):
+            up, down = calibrate.thresholds((1, 2, 3), steps)
+            self.assertLess(down, up)
+
+
+@needs_kvm
+class Calibrate(VmTest):
+    def test_recommends_what_weft_takes(self):
+        rates = (500, 1000)
+        with unittest.mock.patch.object(calibrate, "RATES", rates):
+            found = calibrate.run(self.dir, argparse.Namespace(samples=1, quick=True, patience=0))
+        self.assertEqual([step["rate"] for step in found["ladder"]], list(rates))
+        for step in found["ladder"]:
+            for driven in calibrate.DRIVEN:
+                self.assertGreater(step[driven]["trip_us"], 0)
+                self.assertGreater(step[driven]["cpu_us"], 0)
+        self.assertEqual(self.hello("--net", found["options"]).wait(), 0)
+
+
 @needs_kvm
 @unittest.skipUnless(have_namespaces(), "cannot make network namespaces (not root?)")
 @unittest.skipIf(network.check(), f"{network.check()}")
@@ -72,23 +141,42 @@ class Run(VmTest):
 
     def bench(self, *arguments):
         return subprocess.Popen([WEFT_BENCH, *arguments], cwd=self.dir, env={**os.environ, "TMPDIR": self.dir},
-                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def results(self, *arguments):
+        """What a run that must succeed has measured."""
+        bench = self.bench(*arguments, "--json", "out.json")
+        errors = bench.communicate()[1]
+        self.assertEqual(bench.returncode, 0, errors)
+        self.assert_nothing_left(bench)
+        with open(self.path("out.json"), encoding="ascii") as file:
+            return json.load(file)
 
     def assert_nothing_left(self, bench):
-        self.assertNotIn(f"weft-{bench.pid}-", subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout)
+        names = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+        self.assertNotIn(f"weft-{bench.pid}-", names)
         self.assertEqual([name for name in os.listdir(self.dir) if name.startswith("weft-bench")], [])
 
     def test_cell(self):
-        bench = self.bench(*self.CELL, "--json", "out.json")
-        errors = bench.communicate()[1]
-        self.assertEqual(bench.returncode, 0, errors)
-        with open(self.path("out.json"), encoding="ascii") as file:
-            results = json.load(file)["network"]
+        results = self.results(*self.CELL)["network"]
         self.assertEqual(results["failures"], {})
         values = {row["metric"]: row["median"] for row in results["rows"]}
         for metric in ("TCP stream", "CPU per GB, all", "sender: bytes a frame", "receiver: bytes a frame"):
             self.assertGreater(values[metric], 0, metric)
-        self.assert_nothing_left(bench)
+
+    def test_one_cpu(self):
+        """Both guests and both sidecars on one CPU: everything works."""
+        chosen = ("--only", "one-cpu", "--only", "weft")
+        results = self.results("network", "--samples", "1", "--patience", "0", *chosen)["network"]
+        self.assertEqual(results["failures"], {})
+        rows = [row for row in results["rows"] if row["metric"] == "TCP stream"]
+        self.assertEqual([(row["phase"], row["contestant"]) for row in rows],
+                         [("MTU 1500, one CPU", "weft udp"), ("MTU 1500, one CPU", "weft shm")])
+
+    def test_modes(self):
+        results = self.results("modes", "--samples", "1", "--patience", "0", "--only", "/udp-trip/")["modes"]
+        self.assertEqual(results["failures"], {})
+        self.assertEqual([each["metric"] for each in results["ratios"]], ["UDP round trip p50"])
 
     def test_interrupted(self):
         bench = self.bench(*self.CELL)
@@ -99,7 +187,8 @@ class Run(VmTest):
         self.assert_nothing_left(bench)
 
     def test_usage(self):
-        for arguments in (("nothing",), ("network", "--only", "no such cell"), ("--samples", "0")):
+        for arguments in (("nothing",), ("network", "--only", "no such cell"), ("--samples", "0"),
+                          ("--figures", "nothing", "x")):
             with self.subTest(" ".join(arguments)):
                 bench = self.bench(*arguments)
                 self.assertTrue(bench.communicate()[1].startswith(b"weft-bench: "))

@@ -10,6 +10,7 @@ from weft import STATUS_ENVIRONMENT, STATUS_USAGE, VmTest, guest, needs_kvm, wai
 ENOUGH = 20000  # frames
 RX, TX = 0, 1   # queues
 BUSY = "mode=auto,up=2,down=1,window=1000000"  # what any traffic is
+HELD, HELD_UP, HELD_RATE = "mode=auto,up=40,down=10,window=20000,dwell=0", 40, 2000  # a load of `up` frames a window
 
 
 class ModesTest(VmTest):
@@ -18,12 +19,12 @@ class ModesTest(VmTest):
                          "--listen", f"udp://{HOST}:{ports[0]}", "--link", f"udp://{HOST}:{ports[1]}",
                          "--ctl", self.path(name), "--cmdline", cmdline)
 
-    def stream(self, net, server_mode="poll"):
+    def stream(self, net, server_mode="poll", client=""):
         """A server and a client that sends until the test ends."""
         ports = next(PORTS), next(PORTS)
         server = self.netbench("server", ports, MAC_A, net, f"role=server mode={server_mode}")
         server.wait_output("server ready")
-        self.netbench("client", ports[::-1], MAC_B, net, "role=client test=stream seconds=100000")
+        self.netbench("client", ports[::-1], MAC_B, net, f"role=client test=stream seconds=100000 {client}")
         self.advance("client", TX, ENOUGH // 4)
 
     def stats(self, name):
@@ -91,6 +92,21 @@ class Driven(ModesTest):
         wait_for(lambda: self.mode("client", "tx")["vmm_frames"] >= ENOUGH)
         wait_for(lambda: self.mode("server", "rx")["vmm_frames"] > 0)
         self.assertGreaterEqual(self.mode("client", "tx")["switches"], 1)
+
+    def test_auto_at_the_threshold(self):
+        """A time comes in which 50 windows about the upper threshold lead to no switch; what flapped would never get there."""
+        def tx():
+            row = self.mode("client", "tx")
+            return row["guest_frames"] + row["vmm_frames"], row["switches"]
+
+        def still():
+            frames, switches = tx()
+            wait_for(lambda: tx()[0] >= frames + 50 * HELD_UP)
+            return tx()[1] == switches
+
+        self.stream(HELD, client=f"mode=irq rate={HELD_RATE}")
+        wait_for(lambda: tx()[1])
+        wait_for(still)
 
     def test_interrupts(self):
         """At most one a batch, and with irq=early one more."""

@@ -56,6 +56,14 @@ class Netbench(VmTest):
                 result = self.pair(f"test=stream count=20000 size={size}")
                 self.assertTrue(result)
 
+    def test_at_a_rate(self):
+        for mode in ("poll", "irq"):
+            with self.subTest(mode):
+                self.assertEqual(self.pair(f"test=stream mode={mode} count=200 rate=2000")["sent"], 200)
+                result = self.pair(f"test=load mode={mode} rate=500")
+                self.assertLessEqual(result["sent"], 500)
+                self.assertEqual(result["frames"] + result["lost"], result["sent"])
+
 
 @needs_kvm
 class Echo(VmTest):

@@ -4,20 +4,27 @@
  *
  * Parameters
  *   role=server|client  the server answers until it has served sessions=N clients (default 0: for
- * ever) mode=poll|irq       how to wait for frames (default poll) test=stream         client: send
- * frames of size=BYTES (Ethernet header included, default 1514) for seconds=N (default 1) or until
- * count=N, batch=N of them per doorbell (default 32) test=pingpong       client: count=N round
- * trips (default 10000) of frames of size=BYTES (default 64) test=echo           client: the same
- * against virtio-echo, whose address peer= must give peer=MAC            client: the server's
- * address (default: ask by broadcast) Each test ends with one line of JSON on the client's console.
- * Status 0: it ran; 1: no server answered.
+ *                       ever)
+ *   mode=poll|irq       how to wait for frames (default poll)
+ *   test=stream         client: send frames of size=BYTES (Ethernet header included, default 1514)
+ *                       for seconds=N (default 1) or until count=N, batch=N of them per doorbell
+ *                       (default 32), rate=N a second (default 0: as many as go)
+ *   test=pingpong       client: count=N round trips (default 10000) of frames of size=BYTES
+ *                       (default 64), one after the other
+ *   test=load           client: as many round trips as rate=N a second (default 1000) asks for, for
+ *                       seconds=N, whether those before have ended or not
+ *   test=echo           client: pingpong against virtio-echo, whose address peer= must give
+ *   peer=MAC            client: the server's address (default: ask by broadcast)
+ * Each test ends with one line of JSON on the client's console. Status 0: it ran; 1: no server
+ * answered.
  *
  * Theory of operation: every frame starts with struct bench_frame. A session is a client's number
  * for one test. HELLO is answered by HELLO_REPLY, which tells the client where the server is. DATA
  * is counted by the server, REPORT_REQUEST asks for the count, and is repeated each
  * REPLY_TIMEOUT_NS until REPORT comes or the tries are used up; frames on the way are given
  * SETTLE_NS before. PING is answered by PONG with the same number. BYE ends a session and is not
- * answered. Times are each side's own time stamp counter.
+ * answered. Times are each side's own time stamp counter. With rate= what is due by the clock is
+ * sent; between two frames the client waits as mode= says, with a timer to wake it up.
  */
 #include "nic.h"
 
@@ -29,6 +36,8 @@
 #define TIMER_VECTOR	 (NIC_VECTOR + 1)
 #define REPLY_TRIES	 50
 #define SETTLE_NS	 20000000ull
+#define TICK_MIN_NS	 50000u /* of the timer: a faster one leaves no time for frames */
+#define RATE_DEFAULT	 1000
 
 enum bench_type { HELLO = 1, HELLO_REPLY, DATA, REPORT_REQUEST, REPORT, PING, PONG, BYE };
 
@@ -162,6 +171,20 @@ static int server_run(void)
 
 /* --- client -------------------------------------------------------------------------------- */
 
+static void ticks_start(const struct client *client, uint64_t rate)
+{
+	uint64_t period = 1000000000 / rate;
+
+	if (client->nic.interrupts)
+		timer_start(period > TICK_MIN_NS ? (uint32_t)period : TICK_MIN_NS, TIMER_VECTOR);
+}
+
+/* Frames that should have been sent since @start. */
+static uint64_t frames_due(uint64_t start, uint64_t rate)
+{
+	return (time_ns() - start) / 1000 * rate / 1000000;
+}
+
 /*
  * Wait for the answer of type @type to @sequence and copy it to @answer. Returns false after
  * @timeout_ns.
@@ -209,12 +232,17 @@ static uint64_t stream_send(struct client *client)
 {
 	uint64_t count = param_number("count", 0), batch = param_number("batch", 32) ?: 1;
 	uint64_t duration_ns = param_number("seconds", 1) * 1000000000ull;
-	uint64_t start = time_ns(), sent = 0;
+	uint64_t rate = param_number("rate", 0), start = time_ns(), sent = 0;
 
+	if (rate)
+		ticks_start(client, rate);
 	while (count ? sent < count : time_ns() - start < duration_ns) {
-		uint64_t now = count && count - sent < batch ? count - sent : batch;
+		uint64_t due = rate ? frames_due(start, rate) : UINT64_MAX, end = sent + batch;
 
-		for (uint64_t i = 0; i < now; i++)
+		due = count && count < due ? count : due;
+		if (sent >= due)
+			nic_wait(&client->nic);
+		while (sent < due && sent < end)
 			frame_send(&client->nic, client->peer, DATA, client->session, sent++,
 				   client->size);
 		nic_flush(&client->nic);
@@ -269,17 +297,16 @@ static void samples_sort(uint32_t *samples, size_t count)
 	}
 }
 
-static void pingpong_report(const struct client *client, uint32_t *samples, uint64_t count,
-			    uint64_t done, uint64_t ns)
+static void trips_report(const char *test, const struct client *client, uint32_t *samples,
+			 uint64_t sent, uint64_t done, uint64_t ns)
 {
 	samples_sort(samples, done);
 	printf("{\"test\":\"%s\",\"size\":%u,\"sent\":%lu,\"frames\":%lu,\"bytes\":%lu,"
 	       "\"seconds\":%lu.%06lu,\"lost\":%lu,\"min_ns\":%u,\"p50_ns\":%u,\"p99_ns\":%u,"
 	       "\"p999_ns\":%u,\"max_ns\":%u}\n",
-	       client->reply == PING ? "echo" : "pingpong", client->size, count, done,
-	       done * client->size, ns / 1000000000, ns / 1000 % 1000000, count - done, samples[0],
-	       samples[done * 500 / 1000], samples[done * 990 / 1000], samples[done * 999 / 1000],
-	       samples[done - 1]);
+	       test, client->size, sent, done, done * client->size, ns / 1000000000,
+	       ns / 1000 % 1000000, sent - done, samples[0], samples[done * 500 / 1000],
+	       samples[done * 990 / 1000], samples[done * 999 / 1000], samples[done - 1]);
 }
 
 static int pingpong_run(struct client *client)
@@ -302,7 +329,63 @@ static int pingpong_run(struct client *client)
 		printf("netbench: the server does not answer\n");
 		return 1;
 	}
-	pingpong_report(client, samples, count, done, time_ns() - start);
+	trips_report(client->reply == PING ? "echo" : "pingpong", client, samples, count, done,
+		     time_ns() - start);
+	return 0;
+}
+
+/* Round trips that have begun at a rate. */
+struct load {
+	uint64_t sent, done;
+	uint64_t *begin; /* time stamps of those sent, by number */
+	uint32_t *samples;
+};
+
+static void load_take(struct client *client, struct load *load)
+{
+	struct bench_frame *frame;
+	uint32_t len;
+	int buffer;
+
+	while ((frame = frame_receive(&client->nic, &len, &buffer))) {
+		if (frame->type == PONG && frame->session == client->session &&
+		    frame->sequence < load->sent && load->done < load->sent)
+			load->samples[load->done++] =
+			    (uint32_t)tsc_to_ns(tsc_read() - load->begin[frame->sequence]);
+		nic_repost(&client->nic, buffer);
+	}
+}
+
+static int load_run(struct client *client)
+{
+	uint64_t rate = param_number("rate", RATE_DEFAULT) ?: RATE_DEFAULT, start;
+	uint64_t count = rate * param_number("seconds", 1);
+	struct load load = {0};
+
+	count = count < SAMPLES_MAX ? count : SAMPLES_MAX;
+	load.begin = memory_take(count * sizeof(*load.begin), sizeof(*load.begin));
+	load.samples = memory_take(count * sizeof(*load.samples), sizeof(*load.samples));
+	ticks_start(client, rate);
+	printf("netbench: load begins\n");
+	start = time_ns();
+	while (load.done < count && time_ns() - start < count * 1000000000 / rate + SETTLE_NS) {
+		uint64_t due = frames_due(start, rate);
+
+		load_take(client, &load);
+		if (load.sent == count || load.sent >= due)
+			nic_wait(&client->nic);
+		for (; load.sent < count && load.sent < due; load.sent++) {
+			load.begin[load.sent] = tsc_read();
+			frame_send(&client->nic, client->peer, PING, client->session, load.sent,
+				   client->size);
+		}
+		nic_flush(&client->nic);
+	}
+	if (!load.done) {
+		printf("netbench: the server does not answer\n");
+		return 1;
+	}
+	trips_report("load", client, load.samples, load.sent, load.done, time_ns() - start);
 	return 0;
 }
 
@@ -345,18 +428,18 @@ static bool client_meet(struct client *client)
 
 static int client_run(void)
 {
-	bool stream = param_is("test", "stream");
+	bool stream = param_is("test", "stream"), load = param_is("test", "load");
 	static struct client client;
 	int status;
 
-	if (!stream && !param_is("test", "pingpong") && !param_is("test", "echo"))
-		panic("netbench: say test=stream, test=pingpong or test=echo");
+	if (!stream && !load && !param_is("test", "pingpong") && !param_is("test", "echo"))
+		panic("netbench: say test=stream, test=pingpong, test=load or test=echo");
 	client_open(&client);
 	if (!client_meet(&client)) {
 		printf("netbench: no server answers, or no peer= was given\n");
 		return 1;
 	}
-	status = stream ? stream_run(&client) : pingpong_run(&client);
+	status = stream ? stream_run(&client) : load ? load_run(&client) : pingpong_run(&client);
 	if (client.reply == PONG)
 		frame_send(&client.nic, client.peer, BYE, client.session, 0, FRAME_MIN);
 	nic_flush(&client.nic);
