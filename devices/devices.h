@@ -41,6 +41,7 @@ struct virtio_net_options {
 	bool offload; /* offer checksum and segmentation offloads, both ways */
 	struct mode_rules mode; /* for each direction */
 	enum net_irq irq;
+	bool inline_doorbell; /* the vCPU thread that rings for transmit serves the queue while the sidecar sleeps */
 };
 
 /* The NIC is an interface port; the maker attaches virtio_net_port() to the core. */

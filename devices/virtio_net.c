@@ -162,6 +162,7 @@ static void device_init(struct virtio_device *dev, const struct device_env *env,
 	dev->queue_count = QUEUES;
 	dev->queues[QUEUE_RX].size_max = opt->queue_size;
 	dev->queues[QUEUE_TX].size_max = opt->queue_size;
+	dev->queues[QUEUE_TX].inline_bell = opt->inline_doorbell;
 	dev->queues[QUEUE_CTRL].size_max = CTRL_QUEUE_SIZE;
 }
 

@@ -25,6 +25,7 @@ struct net_config {
 	uint16_t queue_size; /* entries */
 	struct mode_rules mode;
 	enum net_irq irq;
+	bool inline_doorbell;
 };
 
 struct disk_config {

@@ -338,6 +338,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.offload = vm->config->overlay.offload,
 			.mode = net->mode,
 			.irq = net->irq,
+			.inline_doorbell = net->inline_doorbell,
 		};
 		struct virtio_device *dev;
 
