@@ -43,6 +43,7 @@ struct virtio_net_options {
 	struct mode_rules mode; /* for each direction of each pair */
 	enum net_irq irq;
 	uint64_t coalesce_ns; /* how long the interrupt for frames that have left may wait */
+	bool inline_doorbell; /* the vCPU thread that rings for transmit serves the queue while the sidecar sleeps */
 };
 
 /* The NIC is an interface port; the maker attaches virtio_net_port() to the core. */

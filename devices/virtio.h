@@ -3,8 +3,8 @@
  * A virtio device without its transport (virtio 1.2, 2): features, status, queues, configuration.
  *
  * Threads: the transport's registers belong to the vCPU threads under the transport's lock. Queues and
- * device state belong to the sidecar: start(), stop() and queue_ready() run there (the transport hands
- * over by loop_call()).
+ * device state belong to the sidecar, which means to whoever has its loop: start(), stop() and queue_ready()
+ * run there (the transport hands over by loop_call() and loop_post()).
  */
 #ifndef WEFT_VIRTIO_H
 #define WEFT_VIRTIO_H
@@ -42,6 +42,7 @@ struct virtio_ops {
 struct virtio_queue {
 	struct virtqueue ring;
 	uint16_t size_max; /* entries offered, a power of two; set by the device */
+	bool inline_bell;  /* set by the device: queue_ready() may run on the vCPU thread that rings */
 	bool enabled;      /* transport: to be started with the device; constant while it runs */
 	uint16_t vector;   /* MSI-X vector; atomic: written by vCPU threads, read by the sidecar */
 	bool polled;       /* by the device: doorbells stay off between visits; sidecar */

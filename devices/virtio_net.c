@@ -178,8 +178,10 @@ static void device_init(struct virtio_device *dev, const struct device_env *env,
 	dev->queue_count = PAIR_QUEUES * pairs + 1;
 	for (unsigned i = 0; i < PAIR_QUEUES * pairs; i++)
 		dev->queues[i].size_max = opt->queue_size;
-	for (unsigned i = QUEUE_TX; i < PAIR_QUEUES * pairs; i += PAIR_QUEUES)
+	for (unsigned i = QUEUE_TX; i < PAIR_QUEUES * pairs; i += PAIR_QUEUES) {
 		dev->queues[i].coalesce_ns = opt->coalesce_ns;
+		dev->queues[i].inline_bell = opt->inline_doorbell;
+	}
 	dev->queues[PAIR_QUEUES * pairs].size_max = CTRL_QUEUE_SIZE;
 }
 

@@ -34,7 +34,9 @@
  * there as well. Which queue rang is known by which eventfd fired: the value that the guest wrote
  * is never looked at, and offsets behind the last queue's ring nothing. A bell for a device that is
  * not served is read and forgotten. A bell from before a reset may come after it: "may have rung"
- * is the contract.
+ * is the contract. A queue with inline_bell has no eventfd: the guest's write is an exit, and the
+ * vCPU thread serves the queue itself while the loop sleeps, else leaves it to the loop
+ * (loop_post()). Writes that come before that has begun are counted, as an eventfd would.
  *
  * With MSI-X only, the ISR carries nothing but the configuration bit (4.1.4.5.1): the queue bit is
  * due only where interrupts go by INTx, which this function does not have.
@@ -51,6 +53,7 @@
 #include <linux/virtio_ring.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +87,9 @@ struct doorbell {
 	struct loop_watch watch; /* sidecar */
 	struct virtio_pci *vp;
 	unsigned index;
-	int fd;
+	int fd; /* -1: inline_bell, by what follows */
+	struct loop_post post;
+	_Atomic uint64_t rings; /* not heard yet; @post is on its way unless 0 */
 };
 
 struct virtio_pci {
@@ -139,6 +144,14 @@ static void device_needs_reset(struct virtio_device *dev)
 		config_interrupt(vp);
 }
 
+static void doorbell_heard(const struct doorbell *bell, uint64_t count)
+{
+	struct virtio_device *dev = bell->vp->dev;
+
+	dev->queues[bell->index].kicks += count;
+	virtio_ready(dev, bell->index);
+}
+
 static void doorbell_rang(struct loop_watch *watch, uint32_t revents)
 {
 	struct doorbell *bell = watch->context;
@@ -146,8 +159,14 @@ static void doorbell_rang(struct loop_watch *watch, uint32_t revents)
 
 	if (!(revents & POLLIN) || read(bell->fd, &count, sizeof(count)) != sizeof(count))
 		return;
-	bell->vp->dev->queues[bell->index].kicks += count;
-	virtio_ready(bell->vp->dev, bell->index);
+	doorbell_heard(bell, count);
+}
+
+static void doorbell_run(struct loop_post *post)
+{
+	struct doorbell *bell = container_of(post, struct doorbell, post);
+
+	doorbell_heard(bell, atomic_exchange(&bell->rings, 0));
 }
 
 /* --- status and reset --------------------------------------------------------------------------
@@ -438,12 +457,19 @@ static void device_write(struct virtio_pci *vp, uint32_t offset, unsigned size, 
 static void doorbell_ring(struct virtio_pci *vp, uint32_t offset)
 {
 	uint32_t index = offset / DOORBELL_SIZE;
+	struct doorbell *bell;
 	uint64_t one = 1;
 
 	if (offset % DOORBELL_SIZE || index >= vp->doorbell_count)
 		return;
+	bell = &vp->doorbells[index];
+	if (bell->fd < 0) {
+		if (!atomic_fetch_add(&bell->rings, 1))
+			loop_post(vp->dev->loop, &bell->post);
+		return;
+	}
 	/* Full after 2^64 - 2 rings unheard: then it is ringing already. */
-	if (write(vp->doorbells[index].fd, &one, sizeof(one)) < 0)
+	if (write(bell->fd, &one, sizeof(one)) < 0)
 		return;
 }
 
@@ -639,30 +665,43 @@ static void function_fill(struct virtio_pci *vp)
 	caps_lay(vp);
 }
 
-static int doorbell_add(struct virtio_pci *vp)
+/* Have KVM count the guest's writes in an eventfd, and watch that. */
+static int doorbell_bind(struct doorbell *bell)
 {
-	unsigned index = vp->doorbell_count;
-	struct doorbell *bell = &vp->doorbells[index];
+	struct pci_function *fn = &bell->vp->fn;
 	int err;
 
-	bell->vp = vp;
-	bell->index = index;
 	bell->watch.ready = doorbell_rang;
 	bell->watch.context = bell;
 	bell->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (bell->fd < 0)
 		return -errno;
-	err = loop_watch(vp->dev->loop, &bell->watch, bell->fd, POLLIN);
+	err = loop_watch(bell->vp->dev->loop, &bell->watch, bell->fd, POLLIN);
 	if (err < 0) {
 		close(bell->fd);
 		return err;
 	}
-	vp->fn.doorbells[index] = (struct pci_doorbell){
-	    .offset = DOORBELL_START + DOORBELL_SIZE * index,
+	fn->doorbells[fn->doorbell_count++] = (struct pci_doorbell){
+	    .offset = DOORBELL_START + DOORBELL_SIZE * bell->index,
 	    .fd = bell->fd,
 	};
-	vp->fn.doorbell_count = vp->doorbell_count = index + 1;
 	return 0;
+}
+
+static int doorbell_add(struct virtio_pci *vp)
+{
+	struct doorbell *bell = &vp->doorbells[vp->doorbell_count];
+	int err = 0;
+
+	bell->vp = vp;
+	bell->index = vp->doorbell_count;
+	bell->fd = -1;
+	bell->post.run = doorbell_run;
+	if (!vp->dev->queues[bell->index].inline_bell)
+		err = doorbell_bind(bell);
+	if (!err)
+		vp->doorbell_count++;
+	return err;
 }
 
 /* Sidecar. */
@@ -731,7 +770,8 @@ void virtio_pci_destroy(struct virtio_pci *vp)
 		return;
 	loop_call(vp->dev->loop, teardown_call, vp);
 	for (unsigned i = 0; i < vp->doorbell_count; i++)
-		close(vp->doorbells[i].fd);
+		if (vp->doorbells[i].fd >= 0)
+			close(vp->doorbells[i].fd);
 	pthread_mutex_destroy(&vp->lock);
 	free(vp);
 }

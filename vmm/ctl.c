@@ -108,7 +108,7 @@ struct stats_request {
 	struct json_object *result;
 };
 
-/* Runs on the sidecar, which owns these numbers. */
+/* With the sidecar's loop in hand, to which these numbers belong. */
 static void stats_collect(void *arg)
 {
 	struct stats_request *r = arg;
@@ -123,6 +123,7 @@ static void stats_collect(void *arg)
 	json_add_number(r->result, "sidecar_turns", loop->turns);
 	json_add_number(r->result, "sidecar_sleeps", loop->sleeps);
 	json_add_number(r->result, "sidecar_spins", loop->spins);
+	json_add_number(r->result, "sidecar_borrows", loop->borrows);
 }
 
 static int command_stats(void *context, struct ctl_request *request)

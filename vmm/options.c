@@ -168,10 +168,14 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		if (strcmp(value, "batch") && strcmp(value, "early"))
 			cmdline_bad(option, value, "say irq=batch or irq=early");
 		net->irq = strcmp(value, "early") ? NET_IRQ_BATCH : NET_IRQ_EARLY;
+	} else if (!strcmp(item, "doorbell")) {
+		if (strcmp(value, "eventfd") && strcmp(value, "inline"))
+			cmdline_bad(option, value, "say doorbell=eventfd or doorbell=inline");
+		net->inline_doorbell = !strcmp(value, "inline");
 	} else if (!take_mode_item(&net->mode, option, item, value)) {
 		cmdline_bad(option, item,
-			    "it takes mac=, mtu=, queue-size=, queues=, mode=, up=, down=, window=, dwell=, irq= and "
-			    "coalesce=");
+			    "it takes mac=, mtu=, queue-size=, queues=, mode=, up=, down=, window=, dwell=, irq=, "
+			    "coalesce= and doorbell=");
 	}
 }
 
@@ -350,7 +354,9 @@ static const struct cmdline_option machine_options[] = {
 	 "CPU); mode: guest: the guest rings a doorbell, vmm: the sidecar polls, auto (default): by rate, with "
 	 "up=FRAMES (100), down=FRAMES (10), window=US (10000), dwell=US (50000); irq=batch|early: interrupt "
 	 "the guest when frames are there (default), or already when they are seen; coalesce=US: the interrupt "
-	 "that says that frames have left may wait so long (100); may be repeated",
+	 "that says that frames have left may wait so long (100); doorbell=eventfd|inline: the guest's "
+	 "ring wakes the sidecar (default), or its vCPU sends by itself while the sidecar sleeps; may be "
+	 "repeated",
 	 CMDLINE_REPEATABLE, take_net},
 	{"disk", "FILE[,ro][,serial=NAME]", NULL,
 	 "a virtio disk: raw image file or block device; may be repeated", CMDLINE_REPEATABLE, take_disk},

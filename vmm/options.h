@@ -27,6 +27,7 @@ struct net_config {
 	struct mode_rules mode;
 	enum net_irq irq;
 	uint64_t coalesce_ns; /* of interrupts for frames that have left */
+	bool inline_doorbell;
 };
 
 struct disk_config {

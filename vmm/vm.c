@@ -340,6 +340,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.mode = net->mode,
 			.irq = net->irq,
 			.coalesce_ns = net->coalesce_ns,
+			.inline_doorbell = net->inline_doorbell,
 		};
 		struct virtio_device *dev;
 

@@ -14,12 +14,26 @@
  * that wants this CPU. When the budget is spent every poll is asked to rest(), and the loop sleeps
  * until the kernel wakes it: there is no timer behind polling.
  *
- * Threads. The kernel ties a ring made with IORING_SETUP_SINGLE_ISSUER to one thread, and cancels
- * the requests of a thread that exits. So the ring is made disabled, enabled by the thread that
- * runs the loop, and submitted to by that thread only, inside loop_run(): loop_watch() merely notes
- * what to poll. When loop_run() returns, nothing is in flight (drain()), so any thread may take the
- * loop apart then. The lock protects the list of calls and who owns the loop; it is never held
- * while a callback runs.
+ * Threads. All but the ring belongs to the thread that has taken the loop (@state). The loop's own
+ * thread lets go of it while it sleeps, and only then; so another thread that wants something done
+ * (loop_post(), loop_call()) may borrow it meanwhile and do that at once, with nobody woken. The
+ * rules:
+ *   - What is to be done is put on a list first. Whoever lets go of the loop looks at the list
+ *     afterwards, and takes the loop again, or sees to it that its thread does. So nothing stays on
+ *     the list, and nobody waits for the loop to be free but its own thread.
+ *   - A borrower wakes the loop's thread if that could not go on sleeping: something deferred, to
+ * be polled or watched, an earlier timer.
+ *   - The loop's thread, when it wakes and finds the loop taken, says so (LOOP_WANTED) and has it
+ *     handed over: who asks for something later leaves it to that thread. None can be starved.
+ *
+ * The kernel ties a ring made with IORING_SETUP_SINGLE_ISSUER to one thread, and cancels the
+ * requests of a thread that exits. So the ring is made disabled, enabled by the thread that runs
+ * the loop, and touched by that thread only, inside loop_run(): loop_watch() merely notes what to
+ * poll, and loop_sqe() has nothing for a borrower. What must not wait (a poll is cancelled,
+ * operations are waited for) is an errand: the borrower wakes the loop's thread, which does it
+ * while the borrower waits. When loop_run() returns, nothing is in flight (drain()), so any thread
+ * may take the loop apart then. The lock is for those who wait: it is never held while a callback
+ * runs.
  *
  * Watches are one-shot polls, armed again in the submission that the turn makes anyway. A multishot
  * poll reports only new wake-ups: what a callback leaves in the socket would be forgotten, and each
@@ -86,22 +100,27 @@ struct slot {
 
 /* A function another thread wants run; on that thread's stack. */
 struct call {
+	struct loop_post post;
+	struct loop *loop;
 	void (*fn)(void *arg);
 	void *arg;
-	struct call *next;
-	bool done;
+	bool done; /* under the loop's lock */
 };
 
-enum ownership {
-	LOOP_IDLE,     /* nobody runs it */
-	LOOP_BORROWED, /* a thread is in loop_call() while nobody runs it */
-	LOOP_RUNNING,  /* a thread is in loop_run() */
+/* What only the loop's thread may do with the ring. */
+typedef void errand_fn(struct loop *loop, const void *arg);
+
+enum loop_state {
+	LOOP_FREE,   /* its thread sleeps, or no thread runs it */
+	LOOP_TAKEN,  /* by its thread, or by a borrower */
+	LOOP_WANTED, /* by a borrower, and its thread waits for it */
 };
 
 struct loop {
 	struct io_uring ring;
 	bool enabled;	   /* the ring belongs to a thread now */
 	bool running;	   /* in loop_run() */
+	bool lent;	   /* taken by another thread than the one in loop_run() */
 	bool draining;	   /* only operations are completed, none is started */
 	unsigned inflight; /* polls and operations whose last completion has not been read */
 	struct loop_counters counters;
@@ -113,6 +132,7 @@ struct loop {
 	struct loop_task *tasks, **tasks_end;
 	unsigned task_count;
 	struct loop_timer *timers, *timers_last;
+	uint64_t wake_ns;		     /* the loop's thread sleeps until then at most */
 	struct loop_poll *polls, *poll_next; /* all, and the one to be called next */
 	struct spin spin;
 	bool spinning;
@@ -122,12 +142,18 @@ struct loop {
 	atomic_bool stop;
 	struct loop_watch wake; /* loop thread */
 
+	_Atomic(enum loop_state) state;
+	_Atomic(pthread_t) holder;	   /* who has taken it, or NOBODY */
+	_Atomic(struct loop_post *) posts; /* to be done, the last one first */
+
 	pthread_mutex_t lock; /* protects what follows */
 	pthread_cond_t changed;
-	enum ownership state;
-	pthread_t owner; /* unless LOOP_IDLE */
-	struct call *calls, **calls_end;
+	bool handed; /* from a borrower to the loop's thread */
+	errand_fn *errand;
+	const void *errand_arg;
 };
+
+#define NOBODY ((pthread_t)0)
 
 uint64_t loop_now(void)
 {
@@ -186,31 +212,6 @@ static bool ring_error_lasts(int ret)
 	return ret < 0 && ret != -EINTR && ret != -ETIME && ret != -EAGAIN && ret != -EBUSY;
 }
 
-/* Go to the kernel, once. Sleeps at most until the first timer, not at all with @wait unset. */
-static int ring_enter(struct loop *loop, bool wait)
-{
-	uint64_t now = wait && loop->timers ? loop_now() : 0;
-	int ret;
-
-	loop->counters.turns++;
-	loop->counters.sleeps += wait;
-	if (!wait || (loop->timers && loop->timers->expiry_ns <= now)) {
-		ret = io_uring_submit_and_get_events(&loop->ring);
-	} else if (!loop->timers) {
-		ret = io_uring_submit_and_wait(&loop->ring, 1);
-	} else {
-		uint64_t ns = loop->timers->expiry_ns - now;
-		struct __kernel_timespec ts = {
-		    .tv_sec = (long long)(ns / NS_PER_S),
-		    .tv_nsec = (long long)(ns % NS_PER_S),
-		};
-		struct io_uring_cqe *cqe;
-
-		ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
-	}
-	return ring_error_lasts(ret) ? ret : 0;
-}
-
 /* Whether going to the kernel would bring anything. */
 static bool ring_due(const struct loop *loop)
 {
@@ -218,6 +219,103 @@ static bool ring_due(const struct loop *loop)
 
 	return io_uring_sq_ready(&loop->ring) || io_uring_cq_ready(&loop->ring) ||
 	       (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+/* --- who has the loop ------------------------------------------------------------------------ */
+
+static void wake_write(struct loop *loop)
+{
+	static const uint64_t one = 1;
+
+	/* Fails only when the counter is full, and then the loop is awake. */
+	if (write(loop->wake_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+static void wake_ready(struct loop_watch *watch, uint32_t revents)
+{
+	uint64_t count;
+
+	(void)revents;
+	if (read(watch->fd, &count, sizeof(count)) < 0)
+		return;
+}
+
+static void errand_locked(struct loop *loop)
+{
+	pthread_mutex_unlock(&loop->lock);
+	atomic_store(&loop->holder, pthread_self());
+	loop->errand(loop, loop->errand_arg);
+	pthread_mutex_lock(&loop->lock);
+	loop->errand = NULL;
+	pthread_cond_broadcast(&loop->changed);
+}
+
+/* The loop's thread: take the loop, or do a borrower's errands until it is handed over. */
+static void loop_take(struct loop *loop)
+{
+	if (atomic_exchange(&loop->state, LOOP_WANTED) != LOOP_FREE) {
+		pthread_mutex_lock(&loop->lock);
+		while (!loop->handed) {
+			if (loop->errand)
+				errand_locked(loop);
+			else
+				pthread_cond_wait(&loop->changed, &loop->lock);
+		}
+		loop->handed = false;
+		pthread_mutex_unlock(&loop->lock);
+	}
+	atomic_store(&loop->state, LOOP_TAKEN);
+	atomic_store(&loop->holder, pthread_self());
+	loop->lent = false;
+}
+
+/* Another thread. */
+static bool loop_borrow(struct loop *loop)
+{
+	enum loop_state was = LOOP_FREE;
+
+	if (!atomic_compare_exchange_strong(&loop->state, &was, LOOP_TAKEN))
+		return false;
+	atomic_store(&loop->holder, pthread_self());
+	loop->lent = loop->running;
+	loop->counters.borrows += loop->lent;
+	return true;
+}
+
+/* Returns whether it was handed to the loop's thread. */
+static bool loop_let_go(struct loop *loop)
+{
+	enum loop_state was = LOOP_TAKEN;
+
+	atomic_store(&loop->holder, NOBODY);
+	if (atomic_compare_exchange_strong(&loop->state, &was, LOOP_FREE))
+		return false;
+	pthread_mutex_lock(&loop->lock);
+	loop->handed = true;
+	pthread_cond_broadcast(&loop->changed);
+	pthread_mutex_unlock(&loop->lock);
+	return true;
+}
+
+/* Have something done by the loop's thread, which may be asleep. */
+static void ring_do(struct loop *loop, errand_fn *errand, const void *arg)
+{
+	if (!loop->lent) {
+		errand(loop, arg);
+		return;
+	}
+	loop->lent = false;
+	pthread_mutex_lock(&loop->lock);
+	loop->errand = errand;
+	loop->errand_arg = arg;
+	wake_write(loop);
+	pthread_cond_broadcast(&loop->changed);
+	while (loop->errand)
+		pthread_cond_wait(&loop->changed, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
+	atomic_store(&loop->holder, pthread_self());
+	loop->lent = true;
 }
 
 /* --- watches ------------------------------------------------------------------------------- */
@@ -263,6 +361,13 @@ static bool poll_cancel(struct loop *loop, uint64_t tag)
 	io_uring_prep_cancel64(sqe, tag, 0);
 	io_uring_sqe_set_data64(sqe, tag | TAG_CANCEL);
 	return true;
+}
+
+static void poll_end(struct loop *loop, const void *tag)
+{
+	/* If it cannot be cancelled now, it goes on until it fires: stale, but harmless. */
+	if (poll_cancel(loop, *(const uint64_t *)tag))
+		io_uring_submit_and_get_events(&loop->ring);
 }
 
 /* Ask for polls of all watches that have none in flight, but for eager ones while the loop spins. */
@@ -313,12 +418,13 @@ int loop_watch(struct loop *loop, struct loop_watch *watch, int fd, uint32_t eve
 void loop_unwatch(struct loop_watch *watch)
 {
 	struct loop *loop = watch->loop;
+	uint64_t tag;
 
 	if (!watch->active)
 		return;
-	/* If it cannot be cancelled now, it goes on until it fires: stale, but harmless. */
-	if (watch->armed && poll_cancel(loop, slot_tag(loop, watch->slot)))
-		io_uring_submit_and_get_events(&loop->ring);
+	tag = slot_tag(loop, watch->slot);
+	if (watch->armed)
+		ring_do(loop, poll_end, &tag);
 	loop->slots[watch->slot].watch = NULL;
 	loop->slots[watch->slot].generation++;
 	watch->armed = false;
@@ -504,93 +610,83 @@ static bool polls_rest(struct loop *loop)
 	return true;
 }
 
-/* --- calls --------------------------------------------------------------------------------- */
+/* --- what others ask for --------------------------------------------------------------------- */
 
-/* Run what other threads asked for. Returns with the lock held and the list empty. */
-static void calls_run_locked(struct loop *loop)
+/* What is on the list now, the first one first. */
+static void posts_run(struct loop *loop)
 {
-	while (loop->calls) {
-		struct call *call = loop->calls;
+	struct loop_post *posts = NULL, *next;
 
-		loop->calls = call->next;
-		if (!loop->calls)
-			loop->calls_end = &loop->calls;
-		pthread_mutex_unlock(&loop->lock);
-		call->fn(call->arg);
-		pthread_mutex_lock(&loop->lock);
-		call->done = true;
-		pthread_cond_broadcast(&loop->changed);
+	if (!atomic_load_explicit(&loop->posts, memory_order_relaxed))
+		return;
+	for (struct loop_post *p = atomic_exchange(&loop->posts, NULL); p; p = next) {
+		next = p->next;
+		p->next = posts;
+		posts = p;
+	}
+	for (; posts; posts = next) {
+		next = posts->next; /* it may be posted again as soon as it runs */
+		posts->run(posts);
 	}
 }
 
-static void wake_write(struct loop *loop)
+/* Whether there is nothing to do before something completes or a timer expires. */
+static bool loop_may_sleep(struct loop *loop)
 {
-	static const uint64_t one = 1;
-
-	/* Fails only when the counter is full, and then the loop is awake. */
-	if (write(loop->wake_fd, &one, sizeof(one)) < 0)
-		return;
+	return !loop->tasks && !loop->unarmed && !atomic_load(&loop->posts) && polls_rest(loop);
 }
 
-static void wake_ready(struct loop_watch *watch, uint32_t revents)
+/* Do what is asked for, and let go of the loop. Its thread is woken if it has to go on. */
+static void loop_serve(struct loop *loop)
 {
-	struct loop *loop = watch->loop;
-	uint64_t count;
+	bool wake;
 
-	(void)revents;
-	if (read(loop->wake_fd, &count, sizeof(count)) < 0)
-		return;
+	do {
+		posts_run(loop);
+		wake = loop->running && (!loop_may_sleep(loop) ||
+					 (loop->timers && loop->timers->expiry_ns < loop->wake_ns));
+		if (loop_let_go(loop))
+			return;
+		if (wake) {
+			wake_write(loop);
+			return;
+		}
+	} while (atomic_load(&loop->posts) && loop_borrow(loop));
+}
+
+void loop_post(struct loop *loop, struct loop_post *post)
+{
+	post->next = atomic_load(&loop->posts);
+	while (!atomic_compare_exchange_weak(&loop->posts, &post->next, post))
+		;
+	if (loop_borrow(loop))
+		loop_serve(loop);
+}
+
+static void call_run(struct loop_post *post)
+{
+	struct call *call = container_of(post, struct call, post);
+	struct loop *loop = call->loop;
+
+	call->fn(call->arg);
 	pthread_mutex_lock(&loop->lock);
-	calls_run_locked(loop);
-	pthread_mutex_unlock(&loop->lock);
-}
-
-/* Wait until nobody has the loop, then have it. */
-static void own_locked(struct loop *loop, enum ownership as)
-{
-	while (loop->state != LOOP_IDLE)
-		pthread_cond_wait(&loop->changed, &loop->lock);
-	loop->state = as;
-	loop->owner = pthread_self();
-}
-
-static void disown_locked(struct loop *loop)
-{
-	loop->state = LOOP_IDLE;
+	call->done = true; /* and @call is gone */
 	pthread_cond_broadcast(&loop->changed);
-}
-
-/* Hand the call to the loop's thread and wait. */
-static void call_post_locked(struct loop *loop, struct call *call)
-{
-	*loop->calls_end = call;
-	loop->calls_end = &call->next;
-	wake_write(loop);
-	while (!call->done)
-		pthread_cond_wait(&loop->changed, &loop->lock);
+	pthread_mutex_unlock(&loop->lock);
 }
 
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg)
 {
-	struct call call = {.fn = fn, .arg = arg};
+	struct call call = {.post.run = call_run, .loop = loop, .fn = fn, .arg = arg};
 
-	pthread_mutex_lock(&loop->lock);
-	if (loop->state != LOOP_IDLE && pthread_equal(loop->owner, pthread_self())) {
-		pthread_mutex_unlock(&loop->lock);
+	if (pthread_equal(atomic_load(&loop->holder), pthread_self())) {
 		fn(arg);
 		return;
 	}
-	while (loop->state == LOOP_BORROWED)
+	loop_post(loop, &call.post);
+	pthread_mutex_lock(&loop->lock);
+	while (!call.done)
 		pthread_cond_wait(&loop->changed, &loop->lock);
-	if (loop->state == LOOP_RUNNING) {
-		call_post_locked(loop, &call);
-	} else {
-		own_locked(loop, LOOP_BORROWED);
-		pthread_mutex_unlock(&loop->lock);
-		fn(arg);
-		pthread_mutex_lock(&loop->lock);
-		disown_locked(loop);
-	}
 	pthread_mutex_unlock(&loop->lock);
 }
 
@@ -623,6 +719,43 @@ static void completions_run(struct loop *loop)
 	}
 }
 
+/* Sleep until a completion or the first timer. Meanwhile others may borrow the loop, but not its
+ * ring. */
+static int ring_sleep(struct loop *loop)
+{
+	uint64_t now = loop->timers ? loop_now() : 0, ns;
+	struct __kernel_timespec ts;
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	loop->wake_ns = loop->timers ? loop->timers->expiry_ns : UINT64_MAX;
+	if (loop->wake_ns <= now)
+		return io_uring_submit_and_get_events(&loop->ring);
+	ns = loop->wake_ns - now;
+	ts = (struct __kernel_timespec){.tv_sec = (long long)(ns / NS_PER_S),
+					.tv_nsec = (long long)(ns % NS_PER_S)};
+	loop_let_go(loop);
+	if (atomic_load(&loop->posts))
+		ret = io_uring_submit_and_get_events(&loop->ring);
+	else if (now)
+		ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
+	else
+		ret = io_uring_submit_and_wait(&loop->ring, 1);
+	loop_take(loop);
+	return ret;
+}
+
+/* Go to the kernel, once. */
+static int ring_enter(struct loop *loop, bool sleep)
+{
+	int ret;
+
+	loop->counters.turns++;
+	loop->counters.sleeps += sleep;
+	ret = sleep ? ring_sleep(loop) : io_uring_submit_and_get_events(&loop->ring);
+	return ring_error_lasts(ret) ? ret : 0;
+}
+
 static int loop_turn(struct loop *loop)
 {
 	int err = 0;
@@ -630,7 +763,7 @@ static int loop_turn(struct loop *loop)
 
 	if (loop->unarmed)
 		watches_arm(loop);
-	sleep = !loop->tasks && !loop->unarmed && polls_rest(loop);
+	sleep = loop_may_sleep(loop);
 	if (sleep || !loop->spinning || ring_due(loop))
 		err = ring_enter(loop, sleep);
 	else
@@ -638,6 +771,7 @@ static int loop_turn(struct loop *loop)
 	if (err)
 		return err;
 	completions_run(loop);
+	posts_run(loop);
 	timers_run(loop);
 	tasks_run(loop);
 	polls_run(loop);
@@ -645,18 +779,24 @@ static int loop_turn(struct loop *loop)
 }
 
 /* Polls that complete meanwhile are not delivered, but made again in the next turn. */
-void loop_settle(struct loop *loop, const unsigned *pending)
+static void settle(struct loop *loop, const void *pending)
 {
 	bool draining = loop->draining;
 	int err = 0;
 
 	loop->draining = true;
-	while (*pending && !err) {
+	while (*(const unsigned *)pending && !err) {
 		err = io_uring_submit_and_wait(&loop->ring, 1);
 		err = ring_error_lasts(err) ? err : 0;
 		completions_run(loop);
 	}
 	loop->draining = draining;
+}
+
+void loop_settle(struct loop *loop, const unsigned *pending)
+{
+	if (*pending)
+		ring_do(loop, settle, pending);
 }
 
 /* Cancel the polls, wait for the operations: afterwards nothing is in flight. */
@@ -679,10 +819,7 @@ int loop_run(struct loop *loop)
 {
 	int err;
 
-	pthread_mutex_lock(&loop->lock);
-	own_locked(loop, LOOP_RUNNING);
-	pthread_mutex_unlock(&loop->lock);
-
+	loop_take(loop);
 	err = loop->enabled ? 0 : ring_enable(&loop->ring);
 	loop->enabled = loop->running = !err;
 	while (!err) {
@@ -693,11 +830,7 @@ int loop_run(struct loop *loop)
 	if (loop->running)
 		drain(loop);
 	loop->running = false;
-
-	pthread_mutex_lock(&loop->lock);
-	calls_run_locked(loop);
-	disown_locked(loop);
-	pthread_mutex_unlock(&loop->lock);
+	loop_serve(loop);
 	return err;
 }
 
@@ -714,7 +847,7 @@ struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op)
 {
 	struct io_uring_sqe *sqe;
 
-	if (!loop->running || loop->draining)
+	if (!loop->running || loop->lent || loop->draining)
 		return NULL;
 	sqe = io_uring_get_sqe(&loop->ring);
 	if (!sqe)
@@ -744,7 +877,6 @@ struct loop *loop_create(unsigned entries)
 	if (!loop)
 		return NULL;
 	loop->tasks_end = &loop->tasks;
-	loop->calls_end = &loop->calls;
 	loop->wake.ready = wake_ready;
 	spin_init(&loop->spin);
 	pthread_mutex_init(&loop->lock, NULL);

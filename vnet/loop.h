@@ -3,9 +3,10 @@
  * The event loop: one io_uring, one thread.
  *
  * Everything that waits in weft waits here: sockets, doorbells, timers, block requests. The data path
- * runs on one such loop (the sidecar), control on another. All functions but loop_stop() and
- * loop_call() belong to the thread that runs the loop; while no thread runs it (set-up, teardown), to
- * the one thread that has it in hand.
+ * runs on one such loop (the sidecar), control on another. All functions but loop_stop(), loop_post() and
+ * loop_call() belong to the thread that has the loop: the one that runs it, or one that it was lent to for
+ * a loop_post() or loop_call() while it slept; while no thread runs it (set-up, teardown), the one thread
+ * that has it in hand.
  */
 #ifndef WEFT_LOOP_H
 #define WEFT_LOOP_H
@@ -59,6 +60,12 @@ struct loop_task {
 	bool queued;
 };
 
+/* Work that any thread may ask for. The owner sets @run. */
+struct loop_post {
+	void (*run)(struct loop_post *post);
+	struct loop_post *next;
+};
+
 /* A one-shot timer. The owner sets @expired and @context; the rest is the loop's. */
 struct loop_timer {
 	struct loop *loop;
@@ -92,6 +99,7 @@ struct loop_counters {
 	uint64_t turns;	 /* went to the kernel */
 	uint64_t sleeps; /* of these: ready to sleep there */
 	uint64_t spins;	 /* went round without going to the kernel */
+	uint64_t borrows; /* times another thread had the loop while it slept */
 };
 
 /**
@@ -117,11 +125,21 @@ int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
 /**
- * loop_call - run a function on the loop's thread and wait for its end.
+ * loop_post - have @post run soon, with the loop in hand.
  *
- * Any thread. On the loop's own thread, or while no thread runs the loop, the function is called at once;
- * loop_run() waits for it then. The loop's thread must never wait for a thread that may be in here.
- * This is how vCPU threads reach device state, which belongs to the sidecar (reset, start).
+ * Any thread. If the loop sleeps, or no thread runs it, that is done at once and on this thread; otherwise
+ * the loop's thread does it before it sleeps again, without being woken. @post must not be posted again before its
+ * run() has begun. It may do anything with the loop, but loop_sqe() may have nothing for it, and what has
+ * to wait for the kernel (loop_unwatch(), loop_settle()) wakes the loop's thread.
+ */
+void loop_post(struct loop *loop, struct loop_post *post);
+
+/**
+ * loop_call - run a function with the loop in hand, and wait for its end.
+ *
+ * Any thread; as loop_post(), and at once by whoever has the loop already. loop_run() waits for it. The
+ * loop's thread must never wait for a thread that may be in here. This is how vCPU threads reach device
+ * state, which belongs to the sidecar (reset, start).
  */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
 
@@ -148,8 +166,8 @@ void loop_disarm(struct loop_timer *timer);
  *
  * The caller prepares it (io_uring_prep_*) and leaves its user_data alone; @op is completed through
  * op->done. It must be an operation that ends by itself, because loop_run() waits for it. Entries are
- * submitted together at the end of the turn. Returns NULL when the ring cannot take more now (try next
- * turn: loop_defer()), and while the loop does not run or is about to return.
+ * submitted together at the end of the turn. Returns NULL when the ring cannot take more now, or the loop is
+ * lent (try next turn: loop_defer()), and while the loop does not run or is about to return.
  */
 struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op);
 

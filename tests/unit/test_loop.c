@@ -732,8 +732,7 @@ static void *run_thread(void *arg)
 
 struct calls {
 	struct loop *loop;
-	pthread_t runner;
-	unsigned long sum, nested; /* touched on the loop's thread only */
+	unsigned long sum, nested; /* touched with the loop in hand only */
 };
 
 static void add_one(void *arg)
@@ -745,28 +744,36 @@ static void count_call(void *arg)
 {
 	struct calls *calls = arg;
 
-	cr_assert(pthread_equal(pthread_self(), calls->runner));
 	calls->sum++;
 	loop_call(calls->loop, add_one, &calls->nested); /* at once */
 	cr_assert_eq(calls->sum, calls->nested);
 }
 
-static void note_thread(void *arg)
+struct turns {
+	struct loop *loop;
+	struct loop_counters seen;
+};
+
+static void turns_read(void *arg)
 {
-	*(pthread_t *)arg = pthread_self();
+	struct turns *turns = arg;
+
+	turns->seen = *loop_counters(turns->loop);
 }
 
-/* Until it runs the loop, calls are made by whoever asks for them. */
-static void runner_wait(struct loop *loop, pthread_t runner)
+static struct loop_counters counters_now(struct loop *loop)
 {
-	pthread_t thread;
+	struct turns turns = {.loop = loop};
 
-	for (;;) {
-		loop_call(loop, note_thread, &thread);
-		if (pthread_equal(thread, runner))
-			return;
+	loop_call(loop, turns_read, &turns);
+	return turns.seen;
+}
+
+/* Until its thread sleeps: only then it can be borrowed from it. */
+static void runner_wait(struct loop *loop)
+{
+	while (!counters_now(loop).borrows)
 		usleep(1000);
-	}
 }
 
 static void *call_thread(void *arg)
@@ -781,16 +788,16 @@ static void *call_thread(void *arg)
 Test(loop, calls_from_many_threads)
 {
 	struct calls calls = {.loop = loop_new()};
-	pthread_t callers[4];
+	pthread_t runner, callers[4];
 
-	pthread_create(&calls.runner, NULL, run_thread, calls.loop);
-	runner_wait(calls.loop, calls.runner);
+	pthread_create(&runner, NULL, run_thread, calls.loop);
+	runner_wait(calls.loop);
 	for (unsigned i = 0; i < 4; i++)
 		pthread_create(&callers[i], NULL, call_thread, &calls);
 	for (unsigned i = 0; i < 4; i++)
 		pthread_join(callers[i], NULL);
 	loop_stop(calls.loop);
-	pthread_join(calls.runner, NULL);
+	pthread_join(runner, NULL);
 	cr_assert_eq(calls.sum, 8000);
 	loop_destroy(calls.loop);
 }
@@ -910,7 +917,7 @@ Test(loop, teardown_by_another_thread)
 	remote_watch(&remote);
 	tick_arm(remote.loop, &tick, 3600 * 1000 * MS);
 	pthread_create(&runner, NULL, run_thread, remote.loop);
-	runner_wait(remote.loop, runner);
+	runner_wait(remote.loop);
 	loop_stop(remote.loop);
 	pthread_join(runner, NULL);
 	loop_call(remote.loop, remote_unwatch, &remote);
@@ -970,6 +977,379 @@ Test(loop, interrupted_sleep)
 	loop_stop(loop);
 	pthread_join(runner, NULL);
 	loop_destroy(loop);
+}
+
+/* --- a loop that is lent -------------------------------------------------------------------- */
+
+/* What a borrower leaves behind for the loop's thread. */
+struct leaving {
+	struct loop *loop;
+	pthread_t runner;
+	struct loop_task task;
+	struct loop_timer timer;
+	struct loop_watch watch;
+	struct loop_poll poll;
+	struct loop_op op;
+	int fds[2];
+	char byte;
+	unsigned in_flight;  /* operations */
+	unsigned operations; /* ended */
+	atomic_uint done;
+};
+
+static void leaving_done(struct leaving *l)
+{
+	cr_assert(pthread_equal(pthread_self(), l->runner));
+	atomic_fetch_add(&l->done, 1);
+}
+
+static void leaving_wait(const struct leaving *l, unsigned done)
+{
+	while (atomic_load(&l->done) < done)
+		usleep(1000);
+}
+
+static void leaving_task(struct loop_task *task)
+{
+	leaving_done(container_of(task, struct leaving, task));
+}
+
+static void leaving_timer(struct loop_timer *timer)
+{
+	leaving_done(timer->context);
+}
+
+static void leaving_ready(struct loop_watch *watch, uint32_t revents)
+{
+	struct leaving *l = watch->context;
+
+	(void)revents;
+	cr_assert_eq(read(watch->fd, &l->byte, 1), 1);
+	leaving_done(l);
+}
+
+static bool leaving_poll(struct loop_poll *poll, uint64_t now)
+{
+	struct leaving *l = container_of(poll, struct leaving, poll);
+
+	(void)now;
+	loop_poll_stop(l->loop, poll);
+	leaving_done(l);
+	return false;
+}
+
+static void leave_task(void *arg)
+{
+	struct leaving *l = arg;
+
+	loop_defer(l->loop, &l->task);
+}
+
+static void leave_timer(void *arg)
+{
+	struct leaving *l = arg;
+
+	loop_arm(l->loop, &l->timer, MS);
+}
+
+static void leave_watch(void *arg)
+{
+	struct leaving *l = arg;
+
+	cr_assert_eq(loop_watch(l->loop, &l->watch, l->fds[0], POLLIN), 0);
+	cr_assert_eq(write(l->fds[1], "x", 1), 1);
+}
+
+static void leave_unwatch(void *arg)
+{
+	struct leaving *l = arg;
+
+	loop_unwatch(&l->watch);
+}
+
+static void leave_poll(void *arg)
+{
+	struct leaving *l = arg;
+
+	loop_poll_start(l->loop, &l->poll);
+}
+
+static struct leaving *leaving_new(void)
+{
+	static const struct leaving start = {
+	    .task.run = leaving_task,
+	    .timer.expired = leaving_timer,
+	    .watch.ready = leaving_ready,
+	    .poll.poll = leaving_poll,
+	};
+	struct leaving *l = malloc(sizeof(*l));
+
+	cr_assert_not_null(l);
+	*l = start;
+	l->loop = loop_new();
+	l->timer.context = l->watch.context = l;
+	cr_assert_eq(pipe(l->fds), 0);
+	return l;
+}
+
+static void leaving_start(struct leaving *l)
+{
+	pthread_create(&l->runner, NULL, run_thread, l->loop);
+	runner_wait(l->loop);
+}
+
+static void leaving_end(struct leaving *l)
+{
+	loop_stop(l->loop);
+	pthread_join(l->runner, NULL);
+	loop_destroy(l->loop);
+	close(l->fds[0]);
+	close(l->fds[1]);
+	free(l);
+}
+
+/* Nobody is woken for what leaves nothing behind; once it is asleep, for it may be about to be. */
+Test(loop, lent_while_it_sleeps)
+{
+	struct leaving *l = leaving_new();
+	struct loop_counters before, after;
+
+	leaving_start(l);
+	do {
+		before = counters_now(l->loop);
+		for (unsigned i = 0; i < 1000; i++)
+			after = counters_now(l->loop);
+	} while (after.turns != before.turns || after.borrows - before.borrows != 1000);
+	leaving_end(l);
+}
+
+Test(loop, borrower_leaves_work)
+{
+	static void (*const leave[])(void *) = {leave_task, leave_timer, leave_poll, leave_watch};
+	struct tick far = {0};
+	struct leaving *l = leaving_new();
+	unsigned done = 0;
+
+	tick_arm(l->loop, &far, 3600 * 1000 * MS); /* it would sleep for so long */
+	leaving_start(l);
+	for (unsigned round = 0; round < 20; round++) {
+		for (unsigned i = 0; i < sizeof(leave) / sizeof(leave[0]); i++) {
+			loop_call(l->loop, leave[i], l);
+			leaving_wait(l, ++done);
+		}
+		loop_call(l->loop, leave_unwatch, l);
+	}
+	leaving_end(l);
+}
+
+struct rebinding {
+	struct loop *loop;
+	struct counter counter;
+	in_port_t port;
+	int fd;
+};
+
+static void rebinding_watch(void *arg)
+{
+	struct rebinding *r = arg;
+
+	counter_watch(r->loop, &r->counter, r->fd);
+}
+
+static void rebinding_close(void *arg)
+{
+	struct rebinding *r = arg;
+
+	loop_unwatch(&r->counter.watch);
+	close(r->fd);
+	r->fd = udp_bound(r->port);
+}
+
+/* As unwatch_lets_the_descriptor_go, but the ring is another thread's. */
+Test(loop, borrower_unwatches)
+{
+	struct leaving *l = leaving_new();
+	struct rebinding r = {.loop = l->loop, .fd = udp_bound(0)};
+	struct sockaddr_in sa;
+	socklen_t size = sizeof(sa);
+
+	cr_assert_eq(getsockname(r.fd, (struct sockaddr *)&sa, &size), 0);
+	r.port = sa.sin_port;
+	leaving_start(l);
+	for (unsigned i = 0; i < 100; i++) {
+		loop_call(l->loop, rebinding_watch, &r);
+		if (i % 2)
+			runner_wait(l->loop);
+		loop_call(l->loop, rebinding_close, &r);
+		cr_assert(r.fd >= 0, "bind: %s", strerror(-r.fd));
+	}
+	leaving_end(l);
+	close(r.fd);
+}
+
+static void operation_done(struct loop_op *op, int result, unsigned flags)
+{
+	struct leaving *l = container_of(op, struct leaving, op);
+
+	(void)flags;
+	cr_assert_eq(result, 1);
+	l->in_flight--;
+	l->operations++;
+}
+
+static void operation_start(struct loop_task *task)
+{
+	struct leaving *l = container_of(task, struct leaving, task);
+	struct io_uring_sqe *sqe = loop_sqe(l->loop, &l->op);
+
+	if (!sqe) {
+		loop_defer(l->loop, task);
+		return;
+	}
+	io_uring_prep_read(sqe, l->fds[0], &l->byte, 1, 0);
+	l->in_flight++;
+	atomic_fetch_add(&l->done, 1);
+}
+
+static void operation_settle(void *arg)
+{
+	struct leaving *l = arg;
+
+	cr_assert_eq(write(l->fds[1], "x", 1), 1);
+	loop_settle(l->loop, &l->in_flight);
+	cr_assert_eq(l->in_flight, 0);
+	loop_defer(l->loop, &l->task);
+}
+
+/* An operation that the loop's thread began ends while another thread waits for it. */
+Test(loop, borrower_settles)
+{
+	struct leaving *l = leaving_new();
+
+	l->task.run = operation_start;
+	l->op.done = operation_done;
+	loop_defer(l->loop, &l->task);
+	leaving_start(l);
+	for (unsigned i = 1; i <= 100; i++) {
+		leaving_wait(l, i);
+		loop_call(l->loop, operation_settle, l);
+	}
+	leaving_wait(l, 101);
+	cr_assert_eq(write(l->fds[1], "x", 1), 1); /* the loop ends with nothing in flight */
+	loop_stop(l->loop);
+	pthread_join(l->runner, NULL);
+	cr_assert_eq(l->operations, 101);
+	loop_destroy(l->loop);
+	close(l->fds[0]);
+	close(l->fds[1]);
+	free(l);
+}
+
+/* Doorbells of several threads, each heard as often as it rang, while the loop has work of its own.
+ */
+#define BELLS 3
+#define RINGS 20000u
+
+struct bell {
+	struct loop_post post;
+	struct bells *bells;
+	atomic_uint rings; /* not heard yet */
+	unsigned heard;
+};
+
+struct bells {
+	struct loop *loop;
+	struct bell bell[BELLS];
+	struct counter counter;
+	struct loop_task task;
+	struct loop_timer timer;
+	unsigned tasks, visits;
+	atomic_uint heard; /* of all */
+	bool inside;
+};
+
+static void bell_heard(struct loop_post *post)
+{
+	struct bell *bell = container_of(post, struct bell, post);
+	struct bells *bells = bell->bells;
+	unsigned rings = atomic_exchange(&bell->rings, 0);
+
+	cr_assert(rings && !bells->inside);
+	bells->inside = true;
+	bell->heard += rings;
+	switch (++bells->visits % 64) {
+	case 10:
+		loop_defer(bells->loop, &bells->task);
+		break;
+	case 20:
+		loop_arm(bells->loop, &bells->timer, MS / 100);
+		break;
+	case 30: /* watched already: the old poll is cancelled */
+		counter_watch(bells->loop, &bells->counter, bells->counter.watch.fd);
+		break;
+	case 40:
+		event_set(bells->counter.watch.fd);
+		break;
+	}
+	bells->inside = false;
+	atomic_fetch_add(&bells->heard, rings);
+}
+
+static void *bell_ring(void *arg)
+{
+	struct bell *bell = arg;
+
+	for (unsigned i = 0; i < RINGS; i++) {
+		if (!atomic_fetch_add(&bell->rings, 1))
+			loop_post(bell->bells->loop, &bell->post);
+		if (i % 512 == 0)
+			usleep(100); /* it may sleep */
+	}
+	return NULL;
+}
+
+static void bells_task(struct loop_task *task)
+{
+	container_of(task, struct bells, task)->tasks++;
+}
+
+static void bells_timer(struct loop_timer *timer)
+{
+	((struct bells *)timer->context)->tasks++;
+}
+
+static void nothing(void *arg)
+{
+	(void)arg;
+}
+
+Test(loop, bells_are_heard, .timeout = 300)
+{
+	struct bells bells = {
+	    .loop = loop_new(), .task.run = bells_task, .timer.expired = bells_timer};
+	pthread_t runner, ringers[BELLS];
+
+	bells.timer.context = &bells;
+	bells.counter.clear = true;
+	counter_watch(bells.loop, &bells.counter, event_new());
+	pthread_create(&runner, NULL, run_thread, bells.loop);
+	for (unsigned i = 0; i < BELLS; i++) {
+		bells.bell[i] = (struct bell){.post.run = bell_heard, .bells = &bells};
+		pthread_create(&ringers[i], NULL, bell_ring, &bells.bell[i]);
+	}
+	for (unsigned i = 0; i < RINGS / 10; i++)
+		loop_call(bells.loop, nothing, NULL);
+	for (unsigned i = 0; i < BELLS; i++)
+		pthread_join(ringers[i], NULL);
+	/* Nobody asks for anything any more: what was not heard by now must be on its way. */
+	while (atomic_load(&bells.heard) < BELLS * RINGS)
+		usleep(1000);
+	loop_stop(bells.loop);
+	pthread_join(runner, NULL);
+	for (unsigned i = 0; i < BELLS; i++)
+		cr_assert_eq(bells.bell[i].heard, RINGS);
+	close(bells.counter.watch.fd);
+	loop_destroy(bells.loop);
 }
 
 /* --- polling -------------------------------------------------------------------------------- */

@@ -182,7 +182,8 @@ static void echo_init(struct rig *r)
 		r->echo.config[i] = 0x10 + i;
 }
 
-static struct rig *rig_create(void)
+/* @inline_bells: the one who rings serves all queues, if the sidecar sleeps. */
+static struct rig *rig_create_with(bool inline_bells)
 {
 	struct rig *r = calloc(1, sizeof(*r));
 
@@ -191,12 +192,19 @@ static struct rig *rig_create(void)
 	r->loop = loop_create(64);
 	cr_assert_not_null(r->loop);
 	echo_init(r);
+	for (unsigned i = 0; i < QUEUES; i++)
+		r->echo.dev.queues[i].inline_bell = inline_bells;
 	r->vp = virtio_pci_create(&r->echo.dev);
 	cr_assert_not_null(r->vp);
 	r->fn = virtio_pci_function(r->vp);
 	r->fn->irqs = &r->irqs;
 	cr_assert_eq(pthread_create(&r->sidecar, NULL, sidecar_run, r), 0);
 	return r;
+}
+
+static struct rig *rig_create(void)
+{
+	return rig_create_with(false);
 }
 
 static void rig_destroy(struct rig *r)
@@ -1068,9 +1076,9 @@ static void *vcpu_storm(void *arg)
 
 /* The sidecar breaks the device and changes its configuration while two vCPUs fight over the
  * registers. */
-Test(virtio_pci, nobody_waits_for_ever, .timeout = 300)
+static void fight(bool inline_bells)
 {
-	struct rig *r = rig_create();
+	struct rig *r = rig_create_with(inline_bells);
 	struct vcpu vcpus[2] = {{r, 100}, {r, 200}};
 	pthread_t threads[2];
 
@@ -1087,6 +1095,44 @@ Test(virtio_pci, nobody_waits_for_ever, .timeout = 300)
 	cr_assert_eq(status(r), 0);
 	drive(r);
 	round_trip(r, 0);
+	rig_destroy(r);
+}
+
+Test(virtio_pci, nobody_waits_for_ever, .timeout = 300)
+{
+	fight(false);
+}
+
+Test(virtio_pci, nobody_waits_for_ever_inline, .timeout = 300)
+{
+	fight(true);
+}
+
+/* Each ring is heard; while the sidecar sleeps by the one who rings, and nobody is woken. */
+Test(virtio_pci, inline_bells)
+{
+	struct rig *r = rig_create_with(true);
+	unsigned served, rings = 0, quiet;
+	uint64_t before;
+
+	cr_assert_eq(r->fn->doorbell_count, 0, "KVM counts nothing");
+	wr(r, DOORBELLS, 4, 0);
+	settle(r);
+	cr_assert_eq(get(&r->echo.ready), 0, "not served yet");
+	drive(r);
+	for (quiet = 0; quiet < 100; rings++) {
+		served = get(&r->echo.served);
+		before = turns(r);
+		ring_driver_add(&r->drv[1], &(struct ring_buffer){DATA_GPA, 9, true}, 1);
+		ring_driver_expose(&r->drv[1]);
+		wr(r, DOORBELLS + 4, 2, 1);
+		quiet += get(&r->echo.served) == served + 1 && turns(r) == before;
+		cr_assert(reaches(&r->echo.served, served + 1));
+		settle(r);
+		cr_assert(ring_driver_take(&r->drv[1], &(struct ring_used){0}));
+	}
+	cr_assert_eq(r->echo.dev.queues[1].kicks, rings);
+	cr_assert_eq(r->echo.dev.queues[1].doorbells, rings);
 	rig_destroy(r);
 }
 
