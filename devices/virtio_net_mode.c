@@ -48,12 +48,12 @@ static bool rx_poll(struct loop_poll *poll, uint64_t now_ns)
 	return found;
 }
 
-/* A doorbell that was off has to come on again: that is how a visit ends. */
+/* A visit puts the doorbell as it has to be, and looks at the ring once more if that is on. */
 static void tx_polled(struct net_pair *pair, bool polled)
 {
 	struct virtio_queue *queue = &pair->net->dev.queues[pair->tx];
 
-	if (queue->polled && !polled)
+	if (queue->polled != polled)
 		loop_defer(pair->net->dev.loop, &pair->tx_task);
 	queue->polled = polled;
 }
@@ -78,11 +78,7 @@ static void mode_apply(struct net_pair *pair, enum port_direction direction)
 
 static void tx_mode_changed(struct mode_switch *sw)
 {
-	struct net_pair *pair = sw->context;
-
-	mode_apply(pair, PORT_TX);
-	if (pair->net->dev.running)
-		loop_defer(pair->net->dev.loop, &pair->tx_task);
+	mode_apply(sw->context, PORT_TX);
 }
 
 static void rx_mode_changed(struct mode_switch *sw)
