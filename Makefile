@@ -50,7 +50,7 @@ MUSL     := $(B)/musl
 CPPFLAGS += -DWEFT_STATIC -isystem $(MUSL)/include
 CFLAGS   := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -Os -fno-pie
 LDFLAGS  += -static -no-pie -s -L$(MUSL)/lib
-MUSL_INCLUDE := linux asm-generic video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
+MUSL_INCLUDE := linux asm-generic rdma video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
                 sodium sodium.h \
                 zlib.h zconf.h lzma lzma.h zstd.h zstd_errors.h lz4.h
 $(MUSL):

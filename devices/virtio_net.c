@@ -10,7 +10,7 @@
  * struct frame whose segments point into guest RAM; only the Ethernet header is copied, once, and
  * travels as the frame's first segment, so that what was routed is what is sent however the guest
  * rewrites its memory meanwhile. The batch goes through the core to its end before the requests are
- * given back and shown, once per batch. A visit ends when the ring is empty and doorbells are on
+ * given back and shown, once per batch; those that a link holds longer follow (tx_holds.c). A visit ends when the ring is empty and doorbells are on
  * again, or after TX_VISIT_BATCHES: then it queues itself behind everybody else's work, so that a
  * guest that sends as fast as it is served starves nobody.
  *
@@ -48,6 +48,7 @@
 #include <string.h>
 
 #include "devices/devices.h"
+#include "devices/tx_holds.h"
 #include "vnet/iovec.h"
 #include "devices/virtio.h"
 #include "vnet/core.h"
@@ -84,7 +85,7 @@ enum net_queue { QUEUE_RX, QUEUE_TX, QUEUE_CTRL, QUEUES };
 struct tx_batch {
 	struct frame frames[FRAME_BATCH_MAX];
 	struct frame *ready[FRAME_BATCH_MAX];
-	uint16_t heads[FRAME_BATCH_MAX];
+	struct frame_hold *holds[FRAME_BATCH_MAX];
 	struct iovec iov[TX_SEGMENTS];
 };
 
@@ -121,6 +122,7 @@ struct virtio_net {
 	uint64_t macs[MAC_TABLE_MAX]; /* as in config_word */
 	/* Apart, and never cleared, so that pages which are not used are not resident. */
 	struct tx_batch *tx;
+	struct tx_holds *holds;
 	struct rx_scratch *rx;
 };
 
@@ -261,7 +263,7 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 		struct frame *frame = &tx->frames[ready];
 		enum drop_reason reason = tx_frame(net, frame, tx->iov + used, &chain);
 
-		tx->heads[taken++] = chain.head;
+		frame->hold = tx->holds[taken++] = tx_holds_take(net->holds, chain.head);
 		if (reason == DROP_REASONS) {
 			tx->ready[ready++] = frame;
 			used += chain.out_count + 1;
@@ -272,9 +274,8 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 	if (ready)
 		core_input(net->port.core, &net->port, tx->ready, ready);
 	for (unsigned i = 0; i < taken; i++)
-		virtqueue_push(&dev->queues[index].ring, tx->heads[i], 0);
-	dev->queues[index].requests += taken;
-	virtio_queue_publish(dev, index);
+		frame_release(tx->holds[i]);
+	tx_holds_publish(net->holds);
 	net->tx_taken += taken;
 	return taken > 0;
 }
@@ -738,6 +739,8 @@ static void net_stop(struct virtio_device *dev)
 {
 	struct virtio_net *net = net_of(dev);
 
+	if (tx_holds_out(net->holds))
+		core_let_go(net->port.core);
 	loop_forget(dev->loop, &net->tx_task);
 	loop_forget(dev->loop, &net->ctrl_task);
 	loop_poll_stop(dev->loop, &net->polls[PORT_TX]);
@@ -817,7 +820,8 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 		return NULL;
 	net->tx = malloc(sizeof(*net->tx));
 	net->rx = malloc(sizeof(*net->rx));
-	if (!net->tx || !net->rx) {
+	net->holds = tx_holds_create(&net->dev, QUEUE_TX);
+	if (!net->tx || !net->rx || !net->holds) {
 		virtio_net_destroy(&net->dev);
 		errno = ENOMEM;
 		return NULL;
@@ -862,6 +866,7 @@ void virtio_net_destroy(struct virtio_device *dev)
 	net = net_of(dev);
 	if (net->port.core)
 		core_detach(net->port.core, &net->port);
+	tx_holds_destroy(net->holds);
 	free(net->tx);
 	free(net->rx);
 	free(net);

@@ -84,6 +84,8 @@ static void guest_register(struct ib_device *device)
 	for (unsigned i = 0; i < env->memory_count && i < IB_MEMORY_MAX; i++) {
 		const struct iovec *region = &env->memory[i];
 
+		if (env->memory_pinned)
+			*env->memory_pinned = true;
 		device->memory[i] = memory_register(device, region->iov_base, region->iov_len, 0);
 		if (!device->memory[i])
 			warn("ib: cannot register %zu MiB of guest memory: %s: frames are copied; "

@@ -32,6 +32,7 @@ struct link_env {
 	const struct seal_key *key; /* NULL: none */
 	const struct iovec *memory; /* where frames with a hold may lie, to be registered; outlives the links */
 	unsigned memory_count;
+	_Atomic bool *memory_pinned; /* set when it was: its pages must stay what they are; or NULL */
 	const struct ib_calls *ib_calls; /* NULL: the real ones */
 };
 
