@@ -104,8 +104,7 @@ struct ib_slot *ib_ring_fill(struct ib_ring *ring, const uint8_t *header, size_t
 			     struct port_counters *counters);
 /* ib_ring_post - hand up to @max filled slots to the adapter, at once; @immediate for those that
  * carry one. Returns how many they were, or -errno: the queue pair is of no use any more. */
-int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate,
-		 struct port_counters *counters);
+int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate);
 /* ib_ring_complete - slots up to this number are done. */
 void ib_ring_complete(struct ib_ring *ring, uint32_t number);
 static inline uint32_t ib_ring_free(const struct ib_ring *ring)

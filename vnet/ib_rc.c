@@ -57,13 +57,15 @@ static bool credits_take(struct ib_credits *c, uint32_t acked)
 static void rc_post(struct ib_peer *peer, struct ib_ring *ring, uint32_t reserve)
 {
 	struct ib_credits *c = &peer->credits;
-	int n = ib_ring_post(ring, credits_left(c, reserve), c->given, &peer->port.counters);
+	int n = ib_ring_post(ring, credits_left(c, reserve), c->given);
 
 	if (n < 0)
 		ib_peer_fail(peer, "the adapter refuses to send");
 	if (n <= 0)
 		return;
 	c->sent += (uint32_t)n;
+	if (ring == &peer->data)
+		peer->port.counters.work_requests += (unsigned)n;
 	c->told = c->given;
 }
 

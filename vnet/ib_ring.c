@@ -198,8 +198,7 @@ struct ib_slot *ib_ring_fill(struct ib_ring *ring, const uint8_t *header, size_t
 
 /* --- posting --------------------------------------------------------------------------------- */
 
-int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate,
-		 struct port_counters *counters)
+int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate)
 {
 	struct ibv_send_wr *first = &slot_at(ring, ring->posted)->wr, *bad = NULL;
 	uint32_t n = ring->filled - ring->posted;
@@ -220,8 +219,6 @@ int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate,
 	if (ring->device->calls->post_send(ring->qp, first, &bad))
 		return -EIO;
 	ring->posted += n;
-	counters->work_requests += n;
-	counters->syscalls++;
 	return (int)n;
 }
 

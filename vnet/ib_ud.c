@@ -56,10 +56,14 @@ static struct ib_slot *datagram_fill(struct ib_peer *peer, const struct geneve_e
 	return slot;
 }
 
-static void ud_post(struct ib_peer *peer)
+/* Returns how many datagrams they were. */
+static unsigned ud_post(struct ib_peer *peer)
 {
-	if (ib_ring_post(&peer->device->ring, UINT32_MAX, 0, &peer->port.counters) < 0)
+	int n = ib_ring_post(&peer->device->ring, UINT32_MAX, 0);
+
+	if (n < 0)
 		ib_device_fail(peer->device, "the adapter refuses to send");
+	return n > 0 ? (unsigned)n : 0;
 }
 
 static enum drop_reason frame_cut(struct ib_peer *peer, struct frame *frame,
@@ -113,7 +117,7 @@ static void ud_send_batch(struct port *port, struct frame *const frames[], unsig
 			link_count_sent(&port->counters, &frames[i], 1);
 	}
 	if (peer->up)
-		ud_post(peer);
+		port->counters.work_requests += ud_post(peer);
 }
 
 static int ud_control(struct ib_peer *peer, const void *message, size_t len)
