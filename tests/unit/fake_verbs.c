@@ -172,7 +172,8 @@ static void destroy_event_channel(struct rdma_event_channel *channel)
 	unmake(container_of(channel, struct channel, channel));
 }
 
-static struct event *event_push(struct id *id, enum rdma_cm_event_type type, const void *data, size_t len)
+static struct event *event_push(struct id *id, enum rdma_cm_event_type type, const void *data,
+				size_t len)
 {
 	struct channel *c = container_of(id->id.channel, struct channel, channel);
 	struct event **at = &c->first, *e = make(sizeof(*e));
@@ -183,7 +184,8 @@ static struct event *event_push(struct id *id, enum rdma_cm_event_type type, con
 	if (data) {
 		memcpy(e->data, data, len);
 		e->event.param.conn.private_data = e->event.param.ud.private_data = e->data;
-		e->event.param.conn.private_data_len = e->event.param.ud.private_data_len = PRIVATE_MAX;
+		e->event.param.conn.private_data_len = e->event.param.ud.private_data_len =
+		    PRIVATE_MAX;
 	}
 	while (*at)
 		at = &(*at)->next;
@@ -275,7 +277,8 @@ static int destroy_id(struct rdma_cm_id *destroyed)
 static void bind_to(struct rdma_cm_id *id, const struct sockaddr *addr)
 {
 	memcpy(&id->route.addr.src_storage, addr,
-	       addr->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+	       addr->sa_family == AF_INET ? sizeof(struct sockaddr_in)
+					  : sizeof(struct sockaddr_in6));
 	id->port_num = 1;
 }
 
@@ -319,7 +322,8 @@ static int listen_(struct rdma_cm_id *id, int backlog)
 	return 0;
 }
 
-static int resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst, int timeout_ms)
+static int resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst,
+			int timeout_ms)
 {
 	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000063)};
 
@@ -330,7 +334,8 @@ static int resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sock
 	memcpy(&id->route.addr.dst_storage, dst, sizeof(struct sockaddr_in));
 	id->verbs = &adapter;
 	event_push(container_of(id, struct id, id),
-		   fake.unreachable ? RDMA_CM_EVENT_ADDR_ERROR : RDMA_CM_EVENT_ADDR_RESOLVED, NULL, 0)
+		   fake.unreachable ? RDMA_CM_EVENT_ADDR_ERROR : RDMA_CM_EVENT_ADDR_RESOLVED, NULL,
+		   0)
 	    ->event.status = fake.unreachable ? -EHOSTUNREACH : 0;
 	return 0;
 }
@@ -386,15 +391,20 @@ static int connect_(struct rdma_cm_id *from, struct rdma_conn_param *param)
 	}
 	made = make(sizeof(*server));
 	server = container_of(made, struct id, id);
-	*server = (struct id){.id = {.channel = listener->id.channel, .ps = from->ps, .verbs = &adapter,
+	*server = (struct id){.id = {.channel = listener->id.channel,
+				     .ps = from->ps,
+				     .verbs = &adapter,
 				     .port_num = 1},
 			      .next = ids,
 			      .partner = client};
 	ids = server;
 	client->partner = server;
-	memcpy(&made->route.addr.src_storage, &from->route.addr.dst_storage, sizeof(struct sockaddr_in));
-	memcpy(&made->route.addr.dst_storage, &from->route.addr.src_storage, sizeof(struct sockaddr_in));
-	event_push(server, RDMA_CM_EVENT_CONNECT_REQUEST, param->private_data, param->private_data_len)
+	memcpy(&made->route.addr.src_storage, &from->route.addr.dst_storage,
+	       sizeof(struct sockaddr_in));
+	memcpy(&made->route.addr.dst_storage, &from->route.addr.src_storage,
+	       sizeof(struct sockaddr_in));
+	event_push(server, RDMA_CM_EVENT_CONNECT_REQUEST, param->private_data,
+		   param->private_data_len)
 	    ->event.listen_id = &listener->id;
 	return 0;
 }
@@ -410,7 +420,8 @@ static int accept_(struct rdma_cm_id *id, struct rdma_conn_param *param)
 		errno = ECONNRESET;
 		return -1;
 	}
-	e = event_push(client, RDMA_CM_EVENT_ESTABLISHED, param->private_data, param->private_data_len);
+	e = event_push(client, RDMA_CM_EVENT_ESTABLISHED, param->private_data,
+		       param->private_data_len);
 	if (id->ps == RDMA_PS_UDP) {
 		gid_set(qp_named(param->qp_num)->gid, &id->route.addr.src_sin);
 		e->event.param.ud.qp_num = param->qp_num;
@@ -658,14 +669,17 @@ static int post_srq_recv(struct ibv_srq *to, struct ibv_recv_wr *wr, struct ibv_
 	if (fails())
 		return ENOMEM;
 	for (; wr; wr = wr->next) {
-		assert(srq->head - srq->tail < srq->size && wr->num_sge == 1 && sge_good(wr->sg_list, true));
-		srq->receives[srq->head++ % srq->size] = (struct receive){wr->sg_list[0], wr->wr_id};
+		assert(srq->head - srq->tail < srq->size && wr->num_sge == 1 &&
+		       sge_good(wr->sg_list, true));
+		srq->receives[srq->head++ % srq->size] =
+		    (struct receive){wr->sg_list[0], wr->wr_id};
 	}
 	return 0;
 }
 
 /* A message arrives. */
-static enum ibv_wc_status deliver(struct qp *to, const struct ibv_wc *as, const uint8_t *data, uint32_t len)
+static enum ibv_wc_status deliver(struct qp *to, const struct ibv_wc *as, const uint8_t *data,
+				  uint32_t len)
 {
 	struct srq *srq = to->srq;
 	struct receive *receive = &srq->receives[srq->tail % srq->size];
@@ -700,8 +714,8 @@ static void grh_make(uint8_t grh[GRH], const uint8_t gid[16])
 	memcpy(grh + 32, gid + 12, 4);
 }
 
-bool fake_inject(struct ibv_qp *to, uint32_t src_qp, const char *source, const void *data, uint32_t len,
-		 const uint32_t *imm)
+bool fake_inject(struct ibv_qp *to, uint32_t src_qp, const char *source, const void *data,
+		 uint32_t len, const uint32_t *imm)
 {
 	static uint8_t message[GRH + MESSAGE_MAX];
 	struct sockaddr_in sin = {.sin_family = AF_INET};
@@ -736,7 +750,8 @@ static struct qp *qp_make(struct ibv_qp_init_attr *attr)
 	    .srq = container_of(attr->srq, struct srq, srq),
 	    .max_send = attr->cap.max_send_wr,
 	};
-	assert(attr->send_cq == attr->recv_cq && attr->srq && attr->cap.max_send_sge <= fake.max_sge);
+	assert(attr->send_cq == attr->recv_cq && attr->srq &&
+	       attr->cap.max_send_sge <= fake.max_sge);
 	while (*at)
 		at = &(*at)->next;
 	*at = qp;
@@ -827,7 +842,8 @@ static enum ibv_wc_status rc_deliver(const struct qp *from, const struct ibv_sen
 }
 
 /* Nobody learns what becomes of a datagram. */
-static void ud_deliver(const struct qp *from, const struct ibv_send_wr *wr, uint8_t *message, uint32_t len)
+static void ud_deliver(const struct qp *from, const struct ibv_send_wr *wr, uint8_t *message,
+		       uint32_t len)
 {
 	const struct ah *ah = container_of(wr->wr.ud.ah, struct ah, ah);
 	struct ibv_wc wc = {.src_qp = from->qp.qp_num, .wc_flags = IBV_WC_GRH};
@@ -858,6 +874,11 @@ static void work_do(struct qp *qp, const struct ibv_send_wr *wr, const struct ib
 		}
 		memcpy(message + GRH + len, (void *)(uintptr_t)sges[i].addr, sges[i].length);
 		len += sges[i].length;
+	}
+	if (fake.replace) {
+		len = fake.replace_len;
+		memcpy(message + GRH, fake.replace, len);
+		fake.replace = NULL;
 	}
 	if (!wc.status && qp->qp.qp_type == IBV_QPT_UD)
 		ud_deliver(qp, wr, message, len);
