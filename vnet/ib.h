@@ -220,7 +220,6 @@ struct ib_peer {
 	struct loop_timer timer;  /* AWAY: the next attempt; otherwise the end of patience */
 	uint64_t delay_ns;
 	struct loop_task mend;
-	uint64_t instance; /* of the peer's process, from its hello; 0: unknown */
 
 	struct session *session; /* while CARRYING */
 	struct loop_timer session_timer;

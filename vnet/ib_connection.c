@@ -48,13 +48,15 @@ struct ib_hello {
 	uint8_t port[2];	 /* where the sender listens */
 	uint8_t vni[4];
 	uint8_t window[4]; /* RC: messages that it takes before it gives credit */
+	uint8_t qpn[4];	   /* UD: of its queue pair */
 	uint8_t instance[8];
 };
 static const uint8_t hello_magic[4] = {'w', 'e', 'f', 't'};
 
 enum refusal { REFUSED_NOT_PEER = 1, REFUSED_FOREIGN, REFUSED_CROSSING, REFUSED_RESOURCES };
 
-static struct ib_hello hello_make(const struct ib_endpoint *ep, enum refusal reason)
+static struct ib_hello hello_make(const struct ib_endpoint *ep, enum refusal reason,
+				  const struct ib_device *device)
 {
 	struct ib_hello hello = {.version = HELLO_VERSION, .reason = (uint8_t)reason};
 	uint16_t port = udp_address_of(&ep->local).port;
@@ -63,6 +65,8 @@ static struct ib_hello hello_make(const struct ib_endpoint *ep, enum refusal rea
 	memcpy(hello.port, &port, sizeof(port));
 	packet_put32(hello.vni, ep->env.vni);
 	packet_put32(hello.window, IB_WINDOW);
+	if (device && device->qp)
+		packet_put32(hello.qpn, device->qp->qp_num);
 	memcpy(hello.instance, &ep->instance, sizeof(hello.instance));
 	return hello;
 }
@@ -222,12 +226,13 @@ static bool peer_open(struct ib_peer *peer)
 
 static void route_resolved(struct ib_peer *peer)
 {
-	const struct ib_hello hello = hello_make(peer->endpoint, 0);
 	struct rdma_conn_param param;
+	struct ib_hello hello;
 
 	phase_set(peer, IB_CONNECTING);
 	if (!peer_open(peer))
 		return;
+	hello = hello_make(peer->endpoint, 0, peer->device);
 	param = param_make(peer->device, &hello);
 	if (peer->endpoint->calls->connect(peer->id, &param))
 		peer_error(peer, "connect", errno);
@@ -245,8 +250,7 @@ static void peer_established(struct ib_peer *peer, struct rdma_cm_event *event,
 			ib_peer_fail(peer, "who answers there is not weft, or of another overlay");
 			return;
 		}
-		peer->instance = hello_instance(hello);
-		peer->credits.window = packet_get32(hello->window);
+			peer->credits.window = packet_get32(hello->window);
 		err = peer->endpoint->path->established(peer, &event->param.ud);
 		if (err) {
 			peer_error(peer, "talk to the peer", err);
@@ -343,7 +347,7 @@ static bool request_yields(const struct ib_peer *peer, const struct ib_hello *he
 static enum refusal rc_request(struct ib_peer *peer, struct rdma_cm_id *id,
 			       const struct ib_hello *hello)
 {
-	const struct ib_hello answer = hello_make(peer->endpoint, 0);
+	const struct ib_hello answer = hello_make(peer->endpoint, 0, NULL);
 	struct rdma_conn_param param;
 
 	ib_peer_reset(peer);
@@ -351,7 +355,6 @@ static enum refusal rc_request(struct ib_peer *peer, struct rdma_cm_id *id,
 	link_state_set(&peer->status, LINK_DOWN, NULL);
 	peer->id = id;
 	id->context = peer;
-	peer->instance = hello_instance(hello);
 	peer->credits.window = packet_get32(hello->window);
 	phase_set(peer, IB_ACCEPTING);
 	if (peer->endpoint->path->established(peer, NULL)) {
@@ -369,7 +372,7 @@ static enum refusal ud_request(struct ib_peer *peer, struct rdma_cm_id *id,
 			       const struct ib_hello *hello)
 {
 	struct ib_endpoint *ep = peer->endpoint;
-	const struct ib_hello answer = hello_make(ep, 0);
+	const struct ib_hello answer = hello_make(ep, 0, NULL);
 	struct ib_device *device;
 	struct rdma_conn_param param;
 	char why[128];
@@ -380,7 +383,7 @@ static enum refusal ud_request(struct ib_peer *peer, struct rdma_cm_id *id,
 	if (ep->calls->accept(id, &param))
 		return REFUSED_RESOURCES;
 	ep->calls->destroy_id(id);
-	if (peer->phase == IB_CARRYING && peer->instance != hello_instance(hello))
+	if (peer->phase == IB_CARRYING && peer->qpn != packet_get32(hello->qpn))
 		ib_peer_fail(peer, "the peer has started anew");
 	else if (peer->phase == IB_AWAY)
 		loop_arm(ep->env.loop, &peer->timer, 0);
@@ -407,7 +410,7 @@ static void request_take(struct ib_endpoint *ep, struct rdma_cm_id *id,
 		ep->counters.drops[DROP_NOT_PEER]++;
 	else if (refusal == REFUSED_FOREIGN)
 		peer->port.counters.drops[DROP_FOREIGN]++;
-	answer = hello_make(ep, refusal);
+	answer = hello_make(ep, refusal, NULL);
 	ep->calls->reject(id, &answer, sizeof(answer));
 	ep->calls->destroy_id(id);
 }
