@@ -4,6 +4,7 @@
 # make demo         two Linux VMs on one overlay: ping and iperf3 between them
 # make test         every test; ends with "N passed, N failed, N skipped"
 # make bench        measure, and draw it in docs/bench (QUICK=1: fewer samples, in build/plots)
+# make lab          weft on emulated hosts (SCENARIO=name: only that), make lab-shell: a shell on one
 # make lint         clang-tidy and cppcheck
 # make fuzz-smoke   each fuzz target for some seconds (FUZZ_SECONDS=10)
 # make install      into PREFIX (/usr/local)
@@ -102,7 +103,7 @@ $(B)/dsdt.hex: vmm/dsdt.asl
 	$(Q)mkdir -p $(@D) && iasl -tc -p $(B)/dsdt $< > $(B)/dsdt.log || { cat $(B)/dsdt.log; false; }
 $(B)/vmm/acpi.o: $(B)/dsdt.hex
 
-include guest-images/unikernel/rules.mk
+include guest-images/unikernel/rules.mk tests/lab/rules.mk
 
 # --- tests -----------------------------------------------------------------------------------
 $(B)/unit/%: $(B)/tests/unit/%.o $(UNIT_HELP) $(B)/libweft.a
@@ -146,7 +147,7 @@ demo:
 	$(Q)$(MAKE) --no-print-directory all images && tools/demo
 
 test:
-	$(Q)tools/deps build images test
+	$(Q)tools/deps build images test && { tools/deps lab || true; }
 	$(Q)$(MAKE) --no-print-directory test-build && tests/run
 
 bench:
@@ -164,7 +165,7 @@ fuzz-smoke: fuzz
 		tests/fuzz/corpus/$${f#fuzz_} || exit 1; done
 
 deps:
-	$(Q)tools/deps build images test bench lint
+	$(Q)tools/deps build images test bench lint lab
 
 # --- installing ------------------------------------------------------------------------------
 PREFIX  := /usr/local

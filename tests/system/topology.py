@@ -81,7 +81,7 @@ class Topology(VmTest):
 
     def serve(self, server):
         """An iperf3 server in a guest, if there is none yet."""
-        self.in_guest(server, "sh", "-c", "pidof iperf3 >/dev/null || iperf3 --server --daemon")
+        self.in_guest(server, "sh", "-c", "pgrep iperf3 >/dev/null || iperf3 --server --daemon")
 
     def stream(self, client, server, *options, seconds=STREAM_SECONDS):
         """iperf3 from one guest to another; its report."""
@@ -100,10 +100,10 @@ class Topology(VmTest):
                 self.stream(client, server, *options)
 
     def hashed(self, sender, receiver, mebibytes=8):
-        """Random data through a TCP connection arrives as it was."""
-        self.in_guest(receiver, "sh", "-c", "nc -l -p 7070 > /tmp/got < /dev/null 2>/dev/null & true")
-        sent = self.in_guest(sender, "sh", "-c",
-                             f"head -c {mebibytes}M /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
+        """Random data through a TCP connection arrives as it was. nc ends its half when its input ends: hence the sleep."""
+        self.in_guest(receiver, "sh", "-c", "{ sleep 300 | nc -l -p 7070 > /tmp/got; } 2>/dev/null & true")
+        sent = self.in_guest(sender, "sh", "-ec",  # busybox's head knows no M
+                             f"head -c {mebibytes << 20} /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
         wait_for(lambda: not self.ctl(sender, "exec", "--", "sh", "-c",
                                       f"nc -w 30 192.168.7.{receiver} 7070 < /tmp/sent", check=False,
                                       seconds=3 * PATIENCE).returncode, 0.5)

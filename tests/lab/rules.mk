@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# make lab                 the whole lab: weft on emulated hosts with real SVM (docs/lab.md)
+# make lab SCENARIO=name   some scenarios of it
+# make lab-shell           a shell on an emulated host
+
+lab lab-shell:
+	$(Q)tools/deps build images lab
+	$(Q)$(MAKE) --no-print-directory all && tests/lab/run $(if $(filter lab-shell,$@),--shell,$(SCENARIO))
+.PHONY: lab lab-shell
