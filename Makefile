@@ -24,7 +24,7 @@ CFLAGS   := $(OPT) -std=c17 -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-
             -fno-strict-aliasing -fstack-protector-strong -D_FORTIFY_SOURCE=2
 CPPFLAGS := -D_GNU_SOURCE -I. -I$(B) -DWEFT_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS  := -Wl,-z,relro,-z,now
-LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4
+LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4 $(if $(STATIC),,-lrdmacm -libverbs)
 
 ifeq ($(SAN),address)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=address,undefined \
@@ -51,7 +51,7 @@ MUSL     := $(B)/musl
 CPPFLAGS += -DWEFT_STATIC -isystem $(MUSL)/include
 CFLAGS   := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -Os -fno-pie
 LDFLAGS  += -static -no-pie -s -L$(MUSL)/lib
-MUSL_INCLUDE := linux asm-generic video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
+MUSL_INCLUDE := linux asm-generic rdma video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
                 sodium sodium.h \
                 zlib.h zconf.h lzma lzma.h zstd.h zstd_errors.h lz4.h
 $(MUSL):
@@ -65,8 +65,9 @@ say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
 
 # --- what there is ---------------------------------------------------------------------------
 VMM_SRC   := $(filter-out vmm/main.c,$(wildcard vmm/*.c)) guest-images/agent/agent_frames.c
-LIB_OBJ   := $(patsubst %.c,$(B)/%.o,$(wildcard vnet/*.c devices/*.c) $(VMM_SRC))
-VNET_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard vnet/*.c))
+VNET_SRC  := $(filter-out $(if $(STATIC),vnet/ib_%.c),$(wildcard vnet/*.c))
+VNET_OBJ  := $(patsubst %.c,$(B)/%.o,$(VNET_SRC))
+LIB_OBJ   := $(VNET_OBJ) $(patsubst %.c,$(B)/%.o,$(wildcard devices/*.c) $(VMM_SRC))
 UNIT      := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
 UNIT_HELP := $(patsubst %.c,$(B)/%.o,$(filter-out tests/unit/test_%,$(wildcard tests/unit/*.c)))
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))

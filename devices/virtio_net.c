@@ -110,6 +110,8 @@ static void net_stop(struct virtio_device *dev)
 	for (unsigned i = 0; i < net->port.pairs; i++) {
 		struct net_pair *pair = &net->pairs[i];
 
+		if (tx_holds_out(pair->holds))
+			core_let_go(net->port.core);
 		loop_forget(dev->loop, &pair->tx_task);
 		loop_poll_stop(dev->loop, &pair->polls[PORT_TX]);
 		loop_poll_stop(dev->loop, &pair->polls[PORT_RX]);
@@ -201,6 +203,16 @@ static void pairs_init(struct virtio_net *net, unsigned count, const struct mode
 	net_modes_init(net, rules);
 }
 
+static bool holds_create(struct virtio_net *net)
+{
+	for (unsigned i = 0; i < net->port.pairs; i++) {
+		net->pairs[i].holds = tx_holds_create(&net->dev, net->pairs[i].tx);
+		if (!net->pairs[i].holds)
+			return false;
+	}
+	return true;
+}
+
 struct virtio_device *virtio_net_create(const struct device_env *env,
 					const struct virtio_net_options *opt)
 {
@@ -214,16 +226,16 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 	net = calloc(1, sizeof(*net));
 	if (!net)
 		return NULL;
+	device_init(&net->dev, env, opt, pairs);
+	pairs_init(net, pairs, &opt->mode);
 	net->tx = malloc(sizeof(*net->tx));
 	net->rx = malloc(sizeof(*net->rx));
 	net->flows = pairs > 1 ? net_flows_create() : NULL;
-	if (!net->tx || !net->rx || (pairs > 1 && !net->flows)) {
+	if (!net->tx || !net->rx || (pairs > 1 && !net->flows) || !holds_create(net)) {
 		virtio_net_destroy(&net->dev);
 		errno = ENOMEM;
 		return NULL;
 	}
-	device_init(&net->dev, env, opt, pairs);
-	pairs_init(net, pairs, &opt->mode);
 	net->ctrl_task.run = net_ctrl_run;
 	net->irq = opt->irq;
 	net->mtu = opt->mtu;
@@ -261,6 +273,8 @@ void virtio_net_destroy(struct virtio_device *dev)
 	net = net_of(dev);
 	if (net->port.core)
 		core_detach(net->port.core, &net->port);
+	for (unsigned i = 0; i < net->port.pairs; i++)
+		tx_holds_destroy(net->pairs[i].holds);
 	free(net->tx);
 	free(net->rx);
 	net_flows_destroy(net->flows);

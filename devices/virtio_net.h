@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "devices/devices.h"
+#include "devices/tx_holds.h"
 #include "devices/virtio.h"
 #include "vnet/port.h"
 
@@ -56,7 +57,7 @@ struct net_flows;
 struct tx_batch {
 	struct frame frames[FRAME_BATCH_MAX];
 	struct frame *ready[FRAME_BATCH_MAX];
-	uint16_t heads[FRAME_BATCH_MAX];
+	struct frame_hold *holds[FRAME_BATCH_MAX];
 	struct iovec iov[TX_SEGMENTS];
 };
 
@@ -79,6 +80,7 @@ struct net_pair {
 	unsigned index, rx, tx; /* its own; of its queues */
 	struct loop_task tx_task;
 	struct loop_poll polls[PORT_DIRECTIONS]; /* going while VMM-driven, active and running */
+	struct tx_holds *holds; /* of the transmit queue */
 	uint64_t tx_taken; /* in this visit, as mode_count() counts */
 	uint64_t rx_given; /* of this batch, likewise */
 	uint64_t rx_seen; /* requests of the receive queue at the last rx_poll() */

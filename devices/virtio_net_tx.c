@@ -8,7 +8,7 @@
  * struct frame whose segments point into guest RAM; only the Ethernet header is copied, once, and
  * travels as the frame's first segment, so that what was routed is what is sent however the guest
  * rewrites its memory meanwhile. The batch goes through the core to its end before the requests are
- * given back and shown, once per batch. A visit ends when the ring is empty and doorbells are on
+ * given back and shown, once per batch; those that a link holds longer follow (tx_holds.c). A visit ends when the ring is empty and doorbells are on
  * again, or after TX_VISIT_BATCHES: then it queues itself behind everybody else's work, so that a
  * guest that sends as fast as it is served starves nobody.
  *
@@ -107,7 +107,7 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 		struct frame *frame = &tx->frames[ready];
 		enum drop_reason reason = tx_frame(net, frame, tx->iov + used, &chain);
 
-		tx->heads[taken++] = chain.head;
+		frame->hold = tx->holds[taken++] = tx_holds_take(pair->holds, chain.head);
 		if (reason == DROP_REASONS) {
 			tx->ready[ready++] = frame;
 			pair->tx_taken += offload_segments(frame);
@@ -121,9 +121,8 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 	if (ready)
 		core_input(net->port.core, &net->port, tx->ready, ready);
 	for (unsigned i = 0; i < taken; i++)
-		virtqueue_push(&dev->queues[index].ring, tx->heads[i], 0);
-	dev->queues[index].requests += taken;
-	virtio_queue_publish(dev, index);
+		frame_release(tx->holds[i]);
+	tx_holds_publish(pair->holds);
 	return taken > 0;
 }
 

@@ -15,6 +15,7 @@
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/sockios.h>
+#include <rdma/rdma_user_ioctl_cmds.h>
 #include <seccomp.h>
 #include <stddef.h>
 #include <sys/socket.h>
@@ -91,6 +92,9 @@ static int add_ioctls(scmp_filter_ctx filter, unsigned needs)
 	for (size_t i = 0; !rc && i < COUNT(ioctls); i++)
 		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
 				      SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
+	if (!rc && needs & SANDBOX_IB)
+		rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				      SCMP_A1(SCMP_CMP_EQ, RDMA_VERBS_IOCTL, 0));
 	if (!rc)
 		rc = seccomp_rule_add(filter, needs & SANDBOX_TAP ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EACCES),
 				      SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, TUNSETIFF, 0));

@@ -8,7 +8,8 @@ enum sandbox_need {
 	SANDBOX_UNIX = 1 << 0,   /* Unix stream sockets: shm, passt */
 	SANDBOX_PACKET = 1 << 1, /* packet sockets: eth */
 	SANDBOX_TAP = 1 << 2,    /* to take a tap again */
-	SANDBOX_NEVER = 1 << 3,
+	SANDBOX_IB = 1 << 3,     /* verbs: ib */
+	SANDBOX_NEVER = 1 << 4,
 };
 
 /**

@@ -316,8 +316,15 @@ static int add_device(struct vm *vm, const char *option, struct virtio_device *d
 static int create_overlay(struct vm *vm)
 {
 	char error[LINK_ERROR_MAX] = "";
-	int rc = overlay_create(vm->sidecar, &vm->config->overlay, &vm->overlay, error);
+	struct overlay_options options = vm->config->overlay;
+	int rc;
 
+	for (unsigned i = 0; i < vm->memory.count; i++)
+		vm->ram[i] = (struct iovec){vm->memory.regions[i].host, vm->memory.regions[i].size};
+	options.memory = vm->ram;
+	options.memory_count = vm->memory.count;
+	options.memory_pinned = &vm->pinned;
+	rc = overlay_create(vm->sidecar, &options, &vm->overlay, error);
 	if (rc == -EINVAL || rc == -EEXIST)
 		die(STATUS_USAGE, "%s", error);
 	return rc ? fail(rc, "%s", error) : 0;
@@ -590,10 +597,15 @@ static int run_once(struct vm *vm)
 	return rc;
 }
 
-/* A reboot begins with clean memory, which also gives back what the guest had touched. */
-static int clear_memory(const struct vm *vm)
+/*
+ * A reboot begins with clean memory, which also gives back what the guest had touched; but pages that an RDMA adapter
+ * knows must stay those that the guest has.
+ */
+static int clear_memory(struct vm *vm)
 {
-	if (fallocate(vm->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+	if (atomic_load(&vm->pinned))
+		memset(vm->memory.base, 0, vm->memory.size);
+	else if (fallocate(vm->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 		      (off_t)vm->memory.size))
 		return fail(-errno, "reboot: cannot clear guest RAM: %s", strerror(errno));
 	return 0;
@@ -612,7 +624,7 @@ static bool restart(struct vm *vm)
 static unsigned sandbox_needs(struct vm *vm)
 {
 	const struct core *core = overlay_core(vm->overlay);
-	unsigned needs = 0;
+	unsigned needs = atomic_load(&vm->pinned) ? SANDBOX_IB : 0;
 
 	for (unsigned i = 0; i < core_ports(core); i++) {
 		const char *type = core_port(core, i) ? core_port(core, i)->ops->type : "";
@@ -623,6 +635,8 @@ static unsigned sandbox_needs(struct vm *vm)
 			needs |= SANDBOX_PACKET;
 		else if (!strcmp(type, "tap"))
 			needs |= SANDBOX_TAP;
+		else if (!strcmp(type, "ib"))
+			needs |= SANDBOX_IB;
 	}
 	return needs;
 }

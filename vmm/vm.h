@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "vmm/bus.h"
 #include "vmm/irq_router.h"
@@ -48,6 +49,8 @@ struct vm_device {
 struct vm {
 	const struct vm_config *config;
 	struct guest_memory memory;
+	struct iovec ram[MEMORY_REGIONS]; /* the same, for links */
+	_Atomic bool pinned;		  /* an RDMA adapter knows its pages */
 	struct kvm kvm;
 	struct bus pio, mmio;
 	struct irq_router router;

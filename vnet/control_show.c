@@ -80,6 +80,10 @@ static void add_counters(struct json_object *o, const struct port_counters *c)
 	json_add_number(o, "syscalls", c->syscalls);
 	json_add_number(o, "batches", c->batches);
 	json_add_number(o, "copied_bytes", c->copied_bytes);
+	if (c->work_requests)
+		json_add_number(o, "work_requests", c->work_requests);
+	if (c->registrations)
+		json_add_number(o, "registrations", c->registrations);
 	for (enum drop_reason r = 0; r < DROP_REASONS; r++)
 		if (c->drops[r])
 			json_add_number(drops, drop_reason_name(r), c->drops[r]);

@@ -586,6 +586,13 @@ void core_input(struct core *core, struct port *in, struct frame *const frames[]
 	histogram_add(counters->forward_ns, core->options.clock_ns() - batch->now);
 }
 
+void core_let_go(struct core *core)
+{
+	for (unsigned i = 0; i < core->high; i++)
+		if (core->ports[i] && core->ports[i]->ops->let_go)
+			core->ports[i]->ops->let_go(core->ports[i]);
+}
+
 /* --- telling --------------------------------------------------------------------------------- */
 
 const struct core_counters *core_counters(const struct core *core)

@@ -47,6 +47,9 @@ void core_detach(struct core *core, struct port *port);
  */
 void core_input(struct core *core, struct port *in, struct frame *const frames[], unsigned n);
 
+/* core_let_go - no port holds a frame any more when it returns (frame_hold()). Not from within send_batch(). */
+void core_let_go(struct core *core);
+
 /*
  * Routes. A table is built by any thread and then swapped in on the core's thread, whole; the route's "in" and "out"
  * name ports, which may come later (until then the route is inactive). An empty table means: what an interface

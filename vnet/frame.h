@@ -24,8 +24,30 @@ struct frame_offload {
 };
 
 /*
+ * Keeps the memory that a frame lies in from being given back. Whoever hands out frames holds once
+ * himself; a port whose hardware reads on its own holds until that is done. It may keep pointers into
+ * registered memory only (link_env.memory): the frame, its iovecs and headers that were made on the
+ * way are gone when the call returns. The loop's thread.
+ */
+struct frame_hold {
+	unsigned holders;
+	void (*release)(struct frame_hold *hold); /* nobody holds any more */
+};
+
+static inline void frame_hold(struct frame_hold *hold)
+{
+	hold->holders++;
+}
+
+static inline void frame_release(struct frame_hold *hold)
+{
+	if (!--hold->holders)
+		hold->release(hold);
+}
+
+/*
  * The payload stays where it is (guest RAM, a link's receive buffer) and is valid only until the call
- * that carries the frame returns: the path is run to completion, so nobody keeps a frame.
+ * that carries the frame returns: the path is run to completion. Only with a @hold may it be kept.
  * @eth is a copy taken once, because a guest can rewrite its own memory while the frame is routed.
  */
 struct frame {
@@ -35,6 +57,7 @@ struct frame {
 	uint8_t eth[FRAME_HEADER];
 	uint8_t hops; /* links it may still cross; 0: not said, that is FRAME_HOPS_MAX */
 	struct frame_offload offload;
+	struct frame_hold *hold; /* NULL: cannot be kept */
 };
 
 #endif

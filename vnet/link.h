@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Links by their URL: SCHEME://TARGET[,OPTION=VALUE]... One table of types; what stands behind a link is its
- * type's own file (link_udp.c, link_eth.c, link_shm.c, link_tap.c, link_passt.c).
+ * type's own file (link_udp.c, link_eth.c, link_ib.c, link_shm.c, link_tap.c,
+ * link_passt.c).
  */
 #ifndef WEFT_LINK_H
 #define WEFT_LINK_H
@@ -12,6 +13,8 @@
 #include "vnet/port.h"
 
 struct core;
+struct ib_calls;
+struct iovec;
 struct loop;
 struct loop_timer;
 struct seal_key;
@@ -27,6 +30,10 @@ struct link_env {
 	uint32_t vni;               /* the overlay's id, 0..GENEVE_VNI_MAX */
 	bool offload;               /* false: --offload off, every frame is finished by the core */
 	const struct seal_key *key; /* NULL: none */
+	const struct iovec *memory; /* where frames with a hold may lie, to be registered; outlives the links */
+	unsigned memory_count;
+	_Atomic bool *memory_pinned; /* set when it was: its pages must stay what they are; or NULL */
+	const struct ib_calls *ib_calls; /* NULL: the real ones */
 };
 
 /* A link as the user wrote it, taken apart. */
@@ -70,7 +77,7 @@ struct link_type {
 	/* Add to @sum what an endpoint counted that belongs to no link of its; may be NULL. */
 	void (*endpoint_counters)(void *endpoint, struct port_counters *sum);
 };
-extern const struct link_type link_udp, link_eth, link_shm, link_tap, link_passt;
+extern const struct link_type link_udp, link_eth, link_ib, link_shm, link_tap, link_passt;
 
 /*
  * What the types share. Each keeps a struct link_status in its link and shows it by port_ops.status.

@@ -27,7 +27,7 @@
 #define NAME_CHARS   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/@%[]#+"
 #define TYPES	     (sizeof(types) / sizeof(types[0]) - 1)
 
-static const struct link_type *const types[] = {&link_udp, &link_eth,	&link_shm,
+static const struct link_type *const types[] = {&link_udp, &link_eth,   &link_ib, &link_shm,
 						&link_tap, &link_passt, NULL};
 
 struct link {
@@ -163,7 +163,7 @@ static void list_add(char *text, size_t size, const char *word)
 /* The index in types[] of a spec's type, or -EINVAL. */
 static int type_find(const struct link_spec *spec, bool listen, char error[LINK_ERROR_MAX])
 {
-	char known[120] = "";
+	char known[160] = "";
 
 	for (size_t i = 0; i < TYPES; i++) {
 		const char *form = listen ? types[i]->listen_form : types[i]->form;

@@ -107,6 +107,8 @@ static const struct counter port_table[] = {
      offsetof(struct port_counters, syscalls)},
     {"weft_port_copied_bytes_total", "", "Payload bytes copied.",
      offsetof(struct port_counters, copied_bytes)},
+    {"weft_port_work_requests_total", "", "Sends handed to an RDMA adapter.",
+     offsetof(struct port_counters, work_requests)},
 };
 
 static const struct counter endpoint_table[] = {
@@ -114,6 +116,8 @@ static const struct counter endpoint_table[] = {
      offsetof(struct port_counters, batches)},
     {"weft_endpoint_syscalls_total", "", "System calls of the data path that served several links.",
      offsetof(struct port_counters, syscalls)},
+    {"weft_endpoint_registrations_total", "", "Registrations of memory with RDMA adapters.",
+     offsetof(struct port_counters, registrations)},
 };
 
 static const struct counter core_table[] = {

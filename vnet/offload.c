@@ -326,6 +326,7 @@ static bool split_piece(struct offload_split *split, struct split_piece *piece)
 	    .iovcnt = split->slices - first,
 	    .len = (uint32_t)split->header_len + len,
 	    .hops = split->frame->hops,
+	    .hold = split->frame->hold,
 	};
 	memcpy(piece->frame.eth, split->frame->eth, FRAME_HEADER);
 	split->left -= len;

@@ -51,6 +51,9 @@ static int links_make(struct overlay *overlay, const struct overlay_options *opt
 	    .vni = options->vni,
 	    .offload = options->offload,
 	    .key = options->key_file ? &overlay->key : NULL,
+	    .memory = options->memory,
+	    .memory_count = options->memory_count,
+	    .memory_pinned = options->memory_pinned,
 	};
 	struct port *port;
 	int rc = 0;

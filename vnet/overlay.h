@@ -11,6 +11,7 @@
 #include "vnet/port.h"
 
 struct core;
+struct iovec;
 struct loop;
 struct overlay;
 
@@ -21,6 +22,9 @@ struct overlay_options {
 	const char *file;     /* control lines, or NULL */
 	const char *key_file; /* or NULL */
 	bool offload, learn, transit, neighbours;
+	const struct iovec *memory; /* as in struct link_env */
+	unsigned memory_count;
+	_Atomic bool *memory_pinned;
 };
 
 /**

@@ -49,6 +49,8 @@ struct port_counters {
 	/* Data-path system calls, but for a spinning loop's that found nothing; batches sent or received. */
 	uint64_t syscalls, batches;
 	uint64_t copied_bytes;          /* payload bytes copied by weft */
+	uint64_t work_requests;         /* sends handed to an RDMA adapter */
+	uint64_t registrations;         /* of memory with an RDMA adapter, never on the data path */
 };
 
 /* What a port can take unfinished (struct frame_offload); for the rest the core does the work in software. */
@@ -86,9 +88,12 @@ struct port_ops {
 	const char *type; /* "nic", "udp" */
 	/*
 	 * Send @n frames (1..FRAME_BATCH_MAX), in order. Never blocks, never fails as a whole: what cannot
-	 * be sent is dropped and counted in port->counters. Frames are only borrowed.
+	 * be sent is dropped and counted in port->counters. Frames are only borrowed, unless frame->hold says
+	 * how to keep one.
 	 */
 	void (*send_batch)(struct port *port, struct frame *const frames[], unsigned n);
+	/* Release every frame that is held before returning. NULL: holds none. Not from within send_batch(). */
+	void (*let_go)(struct port *port);
 	/* Release everything; the port is no longer attached. */
 	void (*close)(struct port *port);
 	/* NULL for interfaces. */

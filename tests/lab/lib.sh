@@ -105,7 +105,7 @@ guest_stop() { # NUMBER
 }
 
 in_guest() { # NUMBER COMMAND...
-	weft-ctl "/tmp/g$1" exec -- "${@:2}"
+	timeout $PATIENCE weft-ctl "/tmp/g$1" exec -- "${@:2}"
 }
 
 # A number from a guest's counters, by a filter of jq.
@@ -125,7 +125,7 @@ guests_reach() { # NUMBER NUMBER
 # Random data through a TCP connection arrives as it was.
 transfer() { # FROM TO MEBIBYTES
 	local sent
-	in_guest "$2" sh -c 'nc -l -p 7070 > /tmp/got < /dev/null 2>/dev/null & true'
+	in_guest "$2" sh -c '{ sleep 300 | nc -l -p 7070 > /tmp/got; } 2>/dev/null & true'
 	sent=$(in_guest "$1" sh -ec "head -c $(($3 << 20)) /dev/urandom > /tmp/sent; sha256sum < /tmp/sent")
 	wait_for in_guest "$1" sh -c "nc -w 30 192.168.7.$2 7070 < /tmp/sent"
 	wait_for in_guest "$2" sh -c "test \"\$(sha256sum < /tmp/got)\" = '$sent'"
@@ -146,11 +146,14 @@ stream() { # CLIENT SERVER SECONDS OPTION...
 
 # --- the run --------------------------------------------------------------------------------------
 
-# What the processes said, if the scenario failed.
+# What the guests and their processes say, if the scenario failed.
 finish() {
 	local status=$? file
 	[ $status -ne 0 ] || return 0
 	step "failed with status $status"
+	for file in /tmp/g?; do
+		[ ! -S "$file" ] || { echo "--- $file"; timeout 5 weft-ctl "$file" stats || true; }
+	done
 	for file in /tmp/g*.log /tmp/g*.console; do
 		[ ! -s "$file" ] || { echo "--- $file"; tail -n 30 "$file"; }
 	done

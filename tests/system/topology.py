@@ -100,8 +100,8 @@ class Topology(VmTest):
                 self.stream(client, server, *options)
 
     def hashed(self, sender, receiver, mebibytes=8):
-        """Random data through a TCP connection arrives as it was."""
-        self.in_guest(receiver, "sh", "-c", "nc -l -p 7070 > /tmp/got < /dev/null 2>/dev/null & true")
+        """Random data through a TCP connection arrives as it was. nc ends its half when its input ends: hence the sleep."""
+        self.in_guest(receiver, "sh", "-c", "{ sleep 300 | nc -l -p 7070 > /tmp/got; } 2>/dev/null & true")
         sent = self.in_guest(sender, "sh", "-ec",  # busybox's head knows no M
                              f"head -c {mebibytes << 20} /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
         wait_for(lambda: not self.ctl(sender, "exec", "--", "sh", "-c",

@@ -84,9 +84,9 @@ static const struct port_ops nic_ops = {
     .close = nic_close,
 };
 
-void lab_vm_up(struct lab_vm *vm, struct loop *loop, uint32_t vni)
+void lab_vm_make(struct lab_vm *vm, const struct link_env *with)
 {
-	struct link_env env = {.loop = loop, .vni = vni, .offload = true};
+	struct link_env env = *with;
 
 	memset(vm, 0, sizeof(*vm));
 	vm->nic = (struct port){.ops = &nic_ops,
@@ -94,10 +94,17 @@ void lab_vm_up(struct lab_vm *vm, struct loop *loop, uint32_t vni)
 				.name = "nic0",
 				.mtu = FRAME_SIZE_MAX - FRAME_HEADER,
 				.offloads = PORT_OFFLOADS};
-	vm->loop = loop;
+	vm->loop = env.loop;
 	env.core = vm->core = core_create(NULL);
 	vm->links = links_create(&env);
 	core_attach(vm->core, &vm->nic);
+}
+
+void lab_vm_up(struct lab_vm *vm, struct loop *loop, uint32_t vni)
+{
+	const struct link_env env = {.loop = loop, .vni = vni, .offload = true};
+
+	lab_vm_make(vm, &env);
 }
 
 void lab_vm_down(struct lab_vm *vm)

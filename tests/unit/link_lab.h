@@ -36,6 +36,8 @@ struct lab_frame {
 };
 
 void lab_vm_up(struct lab_vm *vm, struct loop *loop, uint32_t vni);
+/* lab_vm_make - the same, with links of this environment but for its core. */
+void lab_vm_make(struct lab_vm *vm, const struct link_env *env);
 void lab_vm_down(struct lab_vm *vm);
 /* lab_link, lab_listen - add a link or listener. The port, or NULL with vm->error; 0 or -errno. */
 struct port *lab_link(struct lab_vm *vm, const char *url);

@@ -1,0 +1,735 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Links over InfiniBand, on an adapter that is not there (fake_verbs.c): two VMs in one process
+ * name each other.
+ */
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/unit/fake_verbs.h"
+#include "tests/unit/link_lab.h"
+#include "vnet/geneve.h"
+#include "vnet/ib.h"
+#include "vnet/seal.h"
+
+#define A "10.0.0.1"
+#define B "10.0.0.2"
+
+/* Guest memory: frames to be sent, and who is still reading them. */
+static struct batch {
+	struct lab_frame frames[FRAME_BATCH_MAX];
+	struct frame_hold holds[FRAME_BATCH_MAX];
+} guest[3]; /* in turn, for those that are still held */
+static const struct iovec memory = {guest, sizeof(guest)};
+static unsigned released, turn;
+
+static struct loop *loop;
+static struct lab_vm a, b;
+static struct port *at_a, *at_b;
+static const char *type = "rc";
+
+static void vm_make(struct lab_vm *vm, uint32_t vni)
+{
+	const struct link_env env = {.loop = loop,
+				     .vni = vni,
+				     .offload = true,
+				     .memory = &memory,
+				     .memory_count = 1,
+				     .ib_calls = &fake_verbs};
+
+	lab_vm_make(vm, &env);
+}
+
+/* A listener at @own and a link to @peer. */
+static struct port *vm_link(struct lab_vm *vm, const char *own, const char *peer)
+{
+	char url[80];
+
+	snprintf(url, sizeof(url), "ib://%s,type=%s", own, type);
+	if (lab_listen(vm, url))
+		return NULL;
+	snprintf(url, sizeof(url), "ib://%s,type=%s", peer, type);
+	return lab_link(vm, url);
+}
+
+static void vms_make(void)
+{
+	fake_reset();
+	released = 0;
+	loop = loop_create(64);
+	cr_assert_not_null(loop);
+	vm_make(&a, LAB_VNI);
+	vm_make(&b, LAB_VNI);
+}
+
+static bool both_up(void *arg)
+{
+	(void)arg;
+	return lab_is_up(at_a) && lab_is_up(at_b);
+}
+
+static void up_as(const char *kind)
+{
+	type = kind;
+	vms_make();
+	at_a = vm_link(&a, A, B);
+	cr_assert_not_null(at_a, "%s", a.error);
+	at_b = vm_link(&b, B, A);
+	cr_assert_not_null(at_b, "%s", b.error);
+	cr_assert(lab_until(loop, both_up, NULL));
+}
+
+static void rc_up(void)
+{
+	up_as("rc");
+}
+
+static void ud_up(void)
+{
+	up_as("ud");
+}
+
+static void down(void)
+{
+	lab_vm_down(&b);
+	lab_vm_down(&a);
+	loop_destroy(loop);
+	cr_assert_eq(fake.live, 0, "what was made is destroyed");
+}
+
+static void hold_released(struct frame_hold *hold)
+{
+	(void)hold;
+	released++;
+}
+
+/* The guest of @vm sends @n frames from its memory; they are held for as long as somebody reads
+ * them. */
+static void guest_send(struct lab_vm *vm, unsigned n, uint32_t len)
+{
+	struct batch *batch = &guest[turn++ % 3];
+	struct frame *list[FRAME_BATCH_MAX];
+
+	for (unsigned i = 0; i < n; i++) {
+		lab_frame(&batch->frames[i], i, len);
+		batch->holds[i] = (struct frame_hold){.holders = 1, .release = hold_released};
+		batch->frames[i].frame.hold = &batch->holds[i];
+		list[i] = &batch->frames[i].frame;
+	}
+	core_input(vm->core, &vm->nic, list, n);
+	for (unsigned i = 0; i < n; i++)
+		frame_release(&batch->holds[i]);
+}
+
+static void frames_cross(unsigned n, uint32_t len)
+{
+	unsigned want_a = a.frames + n, want_b = b.frames + n;
+
+	cr_assert(lab_until(loop, both_up, NULL));
+	guest_send(&a, n, len);
+	cr_assert(lab_until_frames(&b, want_b));
+	guest_send(&b, n, len);
+	cr_assert(lab_until_frames(&a, want_a));
+	cr_assert_eq(a.bad + b.bad, 0);
+}
+
+static bool came_again(void *arg)
+{
+	return lab_status(at_a).ups >= *(uint64_t *)arg && both_up(NULL);
+}
+
+static void until_ups(uint64_t ups)
+{
+	cr_assert(lab_until(loop, came_again, &ups));
+}
+
+static bool all_released(void *arg)
+{
+	return released >= *(unsigned *)arg;
+}
+
+struct error_wait {
+	const struct port *port;
+	const char *why;
+};
+
+static bool error_says(void *arg)
+{
+	const struct error_wait *wait = arg;
+	struct link_status status = lab_status(wait->port);
+
+	return status.state != LINK_UP && strstr(status.error, wait->why);
+}
+
+/* The link is down, and says why. */
+static void until_error(const struct port *port, const char *why)
+{
+	struct error_wait wait = {port, why};
+
+	cr_assert(lab_until(loop, error_says, &wait), "%s", lab_status(port).error);
+}
+
+static void until_released(unsigned n)
+{
+	cr_assert(lab_until(loop, all_released, &n));
+}
+
+/* --- reliable connections ----------------------------------------------------------------------
+ */
+
+/* One work request a frame, whatever its length, and none of it copied. */
+Test(link_ib, rc_frames_cross, .init = rc_up, .fini = down)
+{
+	cr_assert_eq(at_a->mtu, 65535);
+	cr_assert_eq(at_a->offloads, PORT_OFFLOADS);
+	for (uint32_t len = 14; len <= FRAME_SIZE_MAX; len += len < 2000 ? 99 : 9011)
+		frames_cross(1, len);
+	frames_cross(4, FRAME_SIZE_MAX);
+	for (unsigned i = 0; i < 50; i++)
+		frames_cross(24, 1500);
+	cr_assert_eq(at_a->counters.copied_bytes, 0);
+	cr_assert_eq(at_a->counters.work_requests, at_a->counters.out_frames);
+	cr_assert_eq(lab_dropped(at_a) + lab_dropped(at_b), 0);
+	cr_assert_gt(lab_status(at_a).rtt_ns, 0);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+}
+
+Test(link_ib, rc_batch_is_one_post, .init = rc_up, .fini = down)
+{
+	unsigned posts = fake.posts;
+
+	guest_send(&a, 16, 9000);
+	cr_assert_eq(fake.posts, posts + 1);
+	cr_assert(lab_until_frames(&b, 16));
+}
+
+/* The guest has its memory back when the adapter has read it, and not before. */
+Test(link_ib, rc_frames_are_held, .init = rc_up, .fini = down)
+{
+	fake.paused = true;
+	guest_send(&a, 10, 5000);
+	cr_assert_eq(released, 0);
+	fake_resume();
+	cr_assert(lab_until_frames(&b, 10));
+	until_released(10);
+	cr_assert_eq(b.bad, 0);
+}
+
+/* What nobody can hold is copied, once. */
+Test(link_ib, rc_others_are_copied, .init = rc_up, .fini = down)
+{
+	lab_send(&a, 10, 3000);
+	cr_assert(lab_until_frames(&b, 10));
+	cr_assert_eq(at_a->counters.copied_bytes, 30000);
+	cr_assert_eq(b.bad, 0);
+}
+
+Test(link_ib, rc_too_many_pieces_are_copied, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	fake.max_sge = 2;
+	at_a = vm_link(&a, A, B);
+	at_b = vm_link(&b, B, A);
+	frames_cross(3, 3000);
+	cr_assert_eq(at_a->counters.copied_bytes, 9000);
+	until_released(6);
+}
+
+Test(link_ib, rc_registration_refused_B10, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	fake.refuse_guest = true;
+	at_a = vm_link(&a, A, B);
+	at_b = vm_link(&b, B, A);
+	frames_cross(3, 3000);
+	cr_assert_eq(at_a->counters.copied_bytes, 9000);
+}
+
+/* --- credits ------------------------------------------------------------------------------------
+ */
+
+/* No more is sent than the peer has buffers for; the rest waits, and what does not find room is
+ * dropped. */
+Test(link_ib, rc_credits_bound_what_is_sent, .init = rc_up, .fini = down)
+{
+	unsigned sends = fake.sends;
+
+	for (unsigned i = 0; i < 3; i++)
+		guest_send(&a, 64, 1000);
+	cr_assert_leq(fake.sends - sends, IB_WINDOW - 4);
+	cr_assert_eq(at_a->counters.drops[DROP_BUSY], 3 * 64 - IB_SLOTS);
+	cr_assert(lab_until_frames(&b, IB_SLOTS));
+	until_released(3 * 64);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+}
+
+/* Both send all they can all the time: neither is stuck for want of a credit to give credit by. */
+Test(link_ib, rc_no_deadlock_B7, .init = rc_up, .fini = down)
+{
+	unsigned want = 0;
+
+	for (unsigned i = 0; i < 30; i++) {
+		guest_send(&a, 64, 2000);
+		lab_send(&b, 60, 2000);
+		want += 60;
+		cr_assert(lab_until_frames(&b, i * 64 + 64));
+		cr_assert(lab_until_frames(&a, want));
+	}
+	cr_assert_eq(lab_dropped(at_a) + lab_dropped(at_b), 0);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+}
+
+/* One way only: credit comes back by itself. */
+Test(link_ib, rc_one_way, .init = rc_up, .fini = down)
+{
+	for (unsigned i = 1; i <= 100; i++) {
+		guest_send(&a, 50, 200);
+		cr_assert(lab_until_frames(&b, 50 * i));
+	}
+	cr_assert_eq(lab_dropped(at_a), 0);
+}
+
+/* --- what a peer may try ------------------------------------------------------------------------
+ */
+
+static struct ibv_qp *victim(void)
+{
+	return fake_qp(IBV_QPT_RC, 0);
+}
+
+static bool either_dropped(void *arg)
+{
+	enum drop_reason reason = *(enum drop_reason *)arg;
+
+	return at_a->counters.drops[reason] + at_b->counters.drops[reason] > 0;
+}
+
+/* The next message between the two is this one, whatever it should have been. */
+static void rogue_dropped(const void *data, uint32_t len, enum drop_reason reason)
+{
+	fake.replace = data;
+	fake.replace_len = len;
+	guest_send(&a, 1, 1000);
+	cr_assert(lab_until(loop, either_dropped, &reason));
+}
+
+static void malformed(void)
+{
+	uint8_t packet[1000] = {0};
+
+	rogue_dropped(packet, 7, DROP_FORMAT);
+	at_a->counters.drops[DROP_FORMAT] = at_b->counters.drops[DROP_FORMAT] = 0;
+	rogue_dropped(packet, sizeof(packet), DROP_FORMAT);
+	packet[2] = 0x65;
+	packet[3] = 0x58;
+	packet[6] = 1;
+	rogue_dropped(packet, sizeof(packet), DROP_FOREIGN);
+	packet[5] = LAB_VNI >> 8;
+	packet[6] = LAB_VNI & 0xff;
+	rogue_dropped(packet, 8 + 13, DROP_RUNT);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+	frames_cross(3, 1000);
+}
+
+Test(link_ib, rc_malformed_B1_B8, .init = rc_up, .fini = down)
+{
+	malformed();
+}
+
+Test(link_ib, ud_malformed_B1, .init = ud_up, .fini = down)
+{
+	malformed();
+}
+
+static void connection_ends(const char *why)
+{
+	const char *of_a, *of_b;
+	struct link_status status_a, status_b;
+
+	until_ups(2);
+	status_a = lab_status(at_a);
+	status_b = lab_status(at_b);
+	of_a = status_a.error;
+	of_b = status_b.error;
+	cr_assert(strstr(of_a, why) || strstr(of_b, why), "%s; %s", of_a, of_b);
+	frames_cross(3, 1000);
+}
+
+static void credit_invented(uint32_t more)
+{
+	uint32_t imm = fake_immediate(victim()) + more;
+
+	cr_assert(fake_inject(victim(), 0, NULL, NULL, 0, &imm));
+	connection_ends("credit that cannot be");
+}
+
+Test(link_ib, rc_credit_for_what_was_never_sent_B7, .init = rc_up, .fini = down)
+{
+	credit_invented(1000);
+}
+
+Test(link_ib, rc_credit_taken_back_B7, .init = rc_up, .fini = down)
+{
+	credit_invented((uint32_t)-1);
+}
+
+Test(link_ib, rc_no_immediate_B8, .init = rc_up, .fini = down)
+{
+	cr_assert(fake_inject(victim(), 0, NULL, "", 1, NULL));
+	connection_ends("credit that cannot be");
+}
+
+/* It may fill the buffers it was promised, no others'. */
+Test(link_ib, rc_sends_without_credit_B7, .init = rc_up, .fini = down)
+{
+	uint32_t imm = fake_immediate(victim());
+
+	for (unsigned i = 0; i < 2 * IB_WINDOW; i++)
+		fake_inject(victim(), 0, NULL, NULL, 0, &imm);
+	connection_ends("without credit");
+}
+
+/* --- connections that end -----------------------------------------------------------------------
+ */
+
+static void link_breaks(enum ibv_wc_status status, const char *why)
+{
+	fake_break(victim(), status);
+	guest_send(&a, 5, 1000);
+	lab_send(&b, 5, 1000);
+	connection_ends(why);
+}
+
+Test(link_ib, rc_retries_exceeded_B6, .init = rc_up, .fini = down)
+{
+	link_breaks(IBV_WC_RETRY_EXC_ERR, "retry counter exceeded");
+}
+
+Test(link_ib, rc_no_buffer_B6, .init = rc_up, .fini = down)
+{
+	link_breaks(IBV_WC_RNR_RETRY_EXC_ERR, "RNR retry counter exceeded");
+}
+
+Test(link_ib, rc_wrong_key_B8, .init = rc_up, .fini = down)
+{
+	link_breaks(IBV_WC_LOC_PROT_ERR, "local protection error");
+}
+
+static void peer_restarts(void)
+{
+	for (unsigned i = 2; i < 6; i++) {
+		guest_send(&a, 20, 3000);
+		lab_vm_down(&b);
+		guest_send(&a, 20, 3000);
+		vm_make(&b, LAB_VNI);
+		at_b = vm_link(&b, B, A);
+		cr_assert_not_null(at_b);
+		until_ups(i);
+		frames_cross(5, 2000);
+	}
+}
+
+Test(link_ib, rc_peer_restarts_B6, .init = rc_up, .fini = down)
+{
+	peer_restarts();
+}
+
+Test(link_ib, ud_peer_restarts_B6, .init = ud_up, .fini = down)
+{
+	peer_restarts();
+}
+
+static void adapter_leaves(void)
+{
+	guest_send(&a, 20, 3000);
+	fake_remove();
+	until_ups(2);
+	until_released(20);
+	frames_cross(5, 2000);
+}
+
+Test(link_ib, rc_adapter_leaves_B6, .init = rc_up, .fini = down)
+{
+	adapter_leaves();
+}
+
+Test(link_ib, ud_adapter_leaves_B6, .init = ud_up, .fini = down)
+{
+	adapter_leaves();
+}
+
+/* A guest that is reset gets its memory back at once. */
+static void guest_resets(void)
+{
+	fake.paused = true;
+	guest_send(&a, 20, 3000);
+	cr_assert_eq(released, 0);
+	core_let_go(a.core);
+	cr_assert_eq(released, 20);
+	fake_resume();
+	until_ups(2);
+	frames_cross(5, 2000);
+}
+
+Test(link_ib, rc_guest_resets, .init = rc_up, .fini = down)
+{
+	guest_resets();
+}
+
+Test(link_ib, ud_guest_resets, .init = ud_up, .fini = down)
+{
+	guest_resets();
+}
+
+/* The rest of the VM goes first or last; a link that goes gives back what it holds. */
+Test(link_ib, removed_while_sending, .init = rc_up, .fini = down)
+{
+	fake.paused = true;
+	guest_send(&a, 20, 3000);
+	links_remove(a.links, at_a);
+	cr_assert_eq(released, 20);
+	fake_resume();
+}
+
+Test(link_ib, nobody_there_then_somebody, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	fake.unreachable = true;
+	at_a = vm_link(&a, A, B);
+	until_error(at_a, "No route to host");
+	fake.unreachable = false;
+	at_b = vm_link(&b, B, A);
+	frames_cross(3, 1000);
+}
+
+/* A stranger is rejected, one of another overlay too, and both hear why. */
+Test(link_ib, strangers_are_rejected_B2, .fini = down)
+{
+	static struct lab_vm c;
+	struct port *at_c;
+
+	up_as("rc");
+	vm_make(&c, LAB_VNI);
+	at_c = vm_link(&c, "10.0.0.3", B);
+	cr_assert_not_null(at_c);
+	until_error(at_c, "no link to us");
+	frames_cross(3, 1000);
+	lab_vm_down(&c);
+}
+
+Test(link_ib, another_overlay_is_rejected_B2, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	lab_vm_down(&b);
+	vm_make(&b, LAB_VNI + 1);
+	at_a = vm_link(&a, A, B);
+	at_b = vm_link(&b, B, A);
+	until_error(at_a, "another overlay");
+	until_error(at_b, "another overlay");
+}
+
+/* --- datagrams ----------------------------------------------------------------------------------
+ */
+
+Test(link_ib, ud_frames_cross, .init = ud_up, .fini = down)
+{
+	cr_assert_eq(at_a->mtu, 1024 - 8 - 14);
+	cr_assert_eq(lab_status(at_a).path_mtu, 1024);
+	for (uint32_t len = 14; len <= 1016; len += 167)
+		frames_cross(1, len);
+	cr_assert_eq(at_a->counters.work_requests, at_a->counters.out_frames);
+	for (uint32_t len = 1017; len <= FRAME_SIZE_MAX; len += 9011)
+		frames_cross(1, len);
+	frames_cross(1, FRAME_SIZE_MAX);
+	for (unsigned i = 0; i < 20; i++)
+		frames_cross(30, 4000);
+	cr_assert_eq(at_a->counters.copied_bytes, at_b->counters.copied_bytes);
+	cr_assert_eq(lab_dropped(at_a) + lab_dropped(at_b), 0);
+}
+
+/* In parts: each gathers its bytes from where they are. */
+Test(link_ib, ud_nothing_is_copied_to_send, .init = ud_up, .fini = down)
+{
+	guest_send(&a, 5, 3000);
+	cr_assert(lab_until_frames(&b, 5));
+	cr_assert_eq(at_a->counters.copied_bytes, 0);
+	cr_assert_eq(at_a->counters.work_requests, 5 * 3);
+	until_released(5);
+}
+
+/* More parts than there are slots: a frame goes whole or not at all. */
+Test(link_ib, ud_full, .init = ud_up, .fini = down)
+{
+	fake.paused = true;
+	guest_send(&a, 20, 60000);
+	cr_assert_eq(at_a->counters.drops[DROP_BUSY], 20 - 8);
+	fake_resume();
+	cr_assert(lab_until_frames(&b, 8));
+	until_released(20);
+}
+
+Test(link_ib, ud_loss, .init = ud_up, .fini = down)
+{
+	fake.lose = 1;
+	guest_send(&a, 1, 5000);
+	frames_cross(10, 5000);
+	cr_assert_eq(b.frames, 10);
+	cr_assert(lab_until_drop(loop, at_b, DROP_FRAGMENT, 1));
+}
+
+static void count_strangers(void *context, const char *scheme, const struct port_counters *counters)
+{
+	(void)scheme;
+	*(uint64_t *)context += counters->drops[DROP_NOT_PEER];
+}
+
+static bool strangers_seen(void *arg)
+{
+	uint64_t n = 0;
+
+	links_counters(a.links, count_strangers, &n);
+	links_counters(b.links, count_strangers, &n);
+	return n >= *(uint64_t *)arg;
+}
+
+/* Neither another queue pair of the peer's host nor the peer's number on another host is the peer.
+ */
+Test(link_ib, ud_strangers_B2, .init = ud_up, .fini = down)
+{
+	struct ibv_qp *to = fake_qp(IBV_QPT_UD, 0), *of = fake_qp(IBV_QPT_UD, 1);
+	uint8_t packet[100] = {0};
+	uint64_t want = 3;
+
+	cr_assert(fake_inject(to, 4711, B, packet, sizeof(packet), NULL));
+	cr_assert(fake_inject(to, of->qp_num, "10.0.0.77", packet, sizeof(packet), NULL));
+	cr_assert(fake_inject(to, 4711, "10.0.0.77", packet, 0, NULL));
+	cr_assert(lab_until(loop, strangers_seen, &want));
+	frames_cross(3, 1000);
+}
+
+/* --- every call may fail ------------------------------------------------------------------------
+ */
+
+/* A frame crosses each way, if not the first: what fails may take some with it. */
+static void some_frames_cross(void)
+{
+	for (unsigned i = 0; i < 3000 && !(a.frames && b.frames); i++) {
+		guest_send(&a, 1, 1000);
+		guest_send(&b, 1, 1000);
+		lab_run(loop);
+	}
+	cr_assert(a.frames && b.frames);
+	cr_assert_eq(a.bad + b.bad, 0);
+}
+
+/* Try with the n-th call failing. Returns false when there was no n-th. */
+static bool try_failure(unsigned n)
+{
+	bool failed;
+
+	vms_make();
+	fake.fail_at = n;
+	at_a = vm_link(&a, A, B);
+	cr_assert(at_a || *a.error, "call %u", n);
+	at_b = vm_link(&b, B, A);
+	cr_assert(at_b || *b.error, "call %u", n);
+	if (at_a && at_b) {
+		cr_assert(lab_until(loop, both_up, NULL), "call %u: %s; %s", n,
+			  lab_status(at_a).error, lab_status(at_b).error);
+		some_frames_cross();
+	}
+	failed = fake.failed;
+	down();
+	return failed;
+}
+
+static void every_failure(const char *kind)
+{
+	unsigned n = 1;
+
+	type = kind;
+	while (try_failure(n))
+		n++;
+	cr_assert_gt(n, 40);
+}
+
+Test(link_ib, rc_every_call_fails_once_B10)
+{
+	every_failure("rc");
+}
+
+Test(link_ib, ud_every_call_fails_once_B10)
+{
+	every_failure("ud");
+}
+
+/* --- what the user writes -----------------------------------------------------------------------
+ */
+
+static const struct {
+	const char *listen, *link, *word;
+} nonsense[] = {
+    {NULL, "ib://10.0.0.2,type=uc", "type is rc or ud"},
+    {NULL, "ib://:6081", "HOST:PORT"},
+    {NULL, "ib://10.0.0.2:99999", "port"},
+    {"ib://10.0.0.1,type=x", NULL, "type is rc or ud"},
+    {"ib://10.0.0.1,name=x", NULL, "name="},
+    {"ib://10.0.0.1", "ib://10.0.0.1", "itself"},
+};
+
+Test(link_ib, nonsense_is_refused)
+{
+	for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
+		int err = 0;
+
+		vms_make();
+		if (nonsense[i].listen)
+			err = lab_listen(&a, nonsense[i].listen);
+		if (!err && nonsense[i].link)
+			err = lab_link(&a, nonsense[i].link) ? 0 : -1;
+		cr_assert(err);
+		cr_assert(strstr(a.error, nonsense[i].word), "%zu: %s", i, a.error);
+		down();
+	}
+}
+
+Test(link_ib, twice_is_refused, .fini = down)
+{
+	vms_make();
+	cr_assert_eq(lab_listen(&a, "ib://10.0.0.1"), 0);
+	cr_assert_eq(lab_listen(&a, "ib://10.0.0.3"), -EINVAL);
+	cr_assert_eq(lab_listen(&a, "ib://10.0.0.1,type=ud"), 0);
+	cr_assert_not_null(lab_link(&a, "ib://10.0.0.2"));
+	cr_assert_null(lab_link(&a, "ib://10.0.0.2:6081"));
+	cr_assert_not_null(lab_link(&a, "ib://10.0.0.2:6081,type=ud,name=other"), "%s", a.error);
+	cr_assert_eq(lab_listen(&b, "ib://10.0.0.1"), -EADDRINUSE);
+}
+
+Test(link_ib, no_adapter, .fini = down)
+{
+	vms_make();
+	fake.absent = true;
+	cr_assert_null(lab_link(&a, "ib://10.0.0.2"));
+	cr_assert(strstr(a.error, "no InfiniBand"), "%s", a.error);
+	cr_assert_eq(lab_listen(&a, "ib://10.0.0.1"), -ENODEV);
+}
+
+Test(link_ib, no_link_key, .fini = down)
+{
+	static const struct seal_key key;
+	struct link_env env;
+
+	vms_make();
+	lab_vm_down(&b);
+	env = (struct link_env){.loop = loop, .vni = LAB_VNI, .key = &key, .ib_calls = &fake_verbs};
+	lab_vm_make(&b, &env);
+	cr_assert_null(lab_link(&b, "ib://10.0.0.1"));
+	cr_assert(strstr(b.error, "link key"), "%s", b.error);
+}
