@@ -164,8 +164,8 @@ Test(options, who_drives_a_nic)
 		  "--net mode=guest,up=5,down=4,window=100,dwell=0");
 
 	cr_assert_eq(config.nets[0].mode.policy, MODE_AUTO);
-	cr_assert_eq(config.nets[0].mode.up, 100);
-	cr_assert_eq(config.nets[0].mode.down, 10);
+	cr_assert_eq(config.nets[0].mode.up, MODE_RULES_DEFAULT.up);
+	cr_assert_eq(config.nets[0].mode.down, MODE_RULES_DEFAULT.down);
 	cr_assert_eq(config.nets[0].irq, NET_IRQ_BATCH);
 	cr_assert_eq(config.nets[1].mode.policy, MODE_VMM);
 	cr_assert_eq(config.nets[1].irq, NET_IRQ_EARLY);
