@@ -96,10 +96,10 @@ static void net_start(struct virtio_device *dev)
 
 	net->tx_offloads = host_offloads(dev->features);
 	net->port.offloads = net_guest_offloads(dev->features);
-	/* virtio 1.2, 5.1.2 */
+	/* virtio 1.2, 5.1.2: for a driver that knows of one pair it is the third. */
 	net->ctrl_queue = PAIR_QUEUES * (virtio_has(dev, VIRTIO_NET_F_MQ) ? net->port.pairs : 1);
-	for (unsigned i = 0; i < net->port.pairs; i++)
-		virtqueue_notify_off(&dev->queues[net->pairs[i].rx].ring);
+	for (unsigned i = QUEUE_RX; i < net->ctrl_queue; i += PAIR_QUEUES)
+		virtqueue_notify_off(&dev->queues[i].ring);
 	net_pairs_activate(net, 1);
 }
 

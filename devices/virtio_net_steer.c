@@ -18,7 +18,6 @@
  *
  * Thread: the sidecar.
  */
-#include <errno.h>
 #include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -82,6 +81,14 @@ static void ends_ipv6(uint64_t ends[2], const uint8_t *ip, uint64_t seed)
 	ends_finish(ends, ip[IPV6_NEXT], ip + IPV6_SIZE);
 }
 
+/* Neighbours (ports that follow each other) become strangers: the finalizer of MurmurHash3. */
+static uint64_t mix(uint64_t hash)
+{
+	hash = (hash ^ hash >> 33) * UINT64_C(0xff51afd7ed558ccd);
+	hash = (hash ^ hash >> 33) * UINT64_C(0xc4ceb9fe1a85ec53);
+	return hash ^ hash >> 33;
+}
+
 /* Returns false when there is no flow. */
 static bool flow_hash(const struct net_flows *flows, const struct frame *frame, uint64_t *hash)
 {
@@ -98,7 +105,7 @@ static bool flow_hash(const struct net_flows *flows, const struct frame *frame, 
 		return false;
 	ordered[0] = ends[0] < ends[1] ? ends[0] : ends[1];
 	ordered[1] = ends[0] ^ ends[1] ^ ordered[0];
-	*hash = key_hash(ordered, flows->seed);
+	*hash = mix(key_hash(ordered, flows->seed));
 	return true;
 }
 

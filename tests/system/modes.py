@@ -179,7 +179,10 @@ class Words(ModesTest):
                 self.assertFalse(self.line("ctl", line)["ok"])
         self.assertEqual([row["policy"] for row in self.line("ctl", "mode")["result"]], ["auto", "auto"])
 
-    def test_pairs(self):
+
+@needs_kvm
+class Pairs(ModesTest):
+    def test_words(self):
         """Those in use are shown, and all can be told."""
         vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},queues=2",
                        "--ctl", self.path("ctl"), "--cmdline", "mode=irq")
@@ -191,6 +194,15 @@ class Words(ModesTest):
         self.assertFalse(self.line("ctl", "mode nic0 tx2 vmm")["ok"])
         self.assertEqual(len(self.stats("ctl")["devices"][0]["queues"]), 5)
         vm.end()
+
+    def test_linux(self):
+        """A driver with fewer CPUs than there are pairs: the control queue still comes behind all of them."""
+        self.linux("--net", f"mac={MAC_A},queues=4")
+        self.guest_run("ip", "link", "set", "eth0", "promisc", "on")
+        net = next(device for device in self.stats("ctl")["devices"] if device["name"] == "net")
+        self.assertEqual(len(net["queues"]), 9)
+        self.assertGreater(net["queues"][8]["requests"], 0)
+        self.assertFalse(net["broken"])
 
 
 if __name__ == "__main__":

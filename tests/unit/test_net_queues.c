@@ -283,6 +283,8 @@ Test(net_queues, a_driver_that_takes_one_pair, .init = setup, .fini = end)
 {
 	virtio_stop(rig.dev);
 	rig_start(&rig, BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_CTRL_RX), RING);
+	cr_assert(rig.rings[RX(0)].used->flags & VRING_USED_F_NO_NOTIFY);
+	cr_assert_not(rig.rings[2].used->flags & VRING_USED_F_NO_NOTIFY, "its doorbell is heard");
 	cr_assert_eq(ctrl_on(2, (uint8_t[]){0, 0, 1}, 3), VIRTIO_NET_OK);
 	cr_assert_eq(ctrl_on(2, (uint8_t[]){VIRTIO_NET_CTRL_MQ, 0, 2, 0}, 4), VIRTIO_NET_ERR);
 	cr_assert_eq(ctrl_on(CTRL, (uint8_t[]){0, 0, 1}, 3), -1);
