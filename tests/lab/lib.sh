@@ -146,13 +146,13 @@ stream() { # CLIENT SERVER SECONDS OPTION...
 
 # --- the run --------------------------------------------------------------------------------------
 
-# What the guests and their processes say, if the scenario failed.
+# If the scenario failed: what the processes said, and in the results their counters.
 finish() {
 	local status=$? file
 	[ $status -ne 0 ] || return 0
 	step "failed with status $status"
 	for file in /tmp/g?; do
-		[ ! -S "$file" ] || { echo "--- $file"; timeout 5 weft-ctl "$file" stats || true; }
+		[ ! -S "$file" ] || timeout 5 weft-ctl "$file" stats >"/out/stats.${file#/tmp/}" || true
 	done
 	for file in /tmp/g*.log /tmp/g*.console; do
 		[ ! -s "$file" ] || { echo "--- $file"; tail -n 30 "$file"; }
