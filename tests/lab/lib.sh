@@ -7,7 +7,7 @@
 # Guest N has the address 192.168.7.N and the MAC address 02:00:00:00:00:0N; its files are /tmp/gN.*, its control socket
 # is /tmp/gN. All guests use the kernel $KERNEL: "generic" (weft's own), or "amd64" and "cloud-amd64" (Debian's).
 
-PATIENCE=90 # seconds for what takes a few
+PATIENCE=150 # seconds for what takes a few on an idle machine
 KERNEL=generic
 [ -e /lab/generic ] || KERNEL=cloud-amd64
 GUEST_MEMORY=128M
