@@ -7,7 +7,7 @@
 # Guest N has the address 192.168.7.N and the MAC address 02:00:00:00:00:0N; its files are /tmp/gN.*, its control socket
 # is /tmp/gN. All guests use the kernel $KERNEL: "generic" (weft's own), or "amd64" and "cloud-amd64" (Debian's).
 
-PATIENCE=90 # seconds for what takes a few
+PATIENCE=150 # seconds for what takes a few on an idle machine
 KERNEL=generic
 [ -e /lab/generic ] || KERNEL=cloud-amd64
 GUEST_MEMORY=128M
@@ -146,13 +146,13 @@ stream() { # CLIENT SERVER SECONDS OPTION...
 
 # --- the run --------------------------------------------------------------------------------------
 
-# What the guests and their processes say, if the scenario failed.
+# If the scenario failed: what the processes said, and in the results their counters.
 finish() {
 	local status=$? file
 	[ $status -ne 0 ] || return 0
 	step "failed with status $status"
 	for file in /tmp/g?; do
-		[ ! -S "$file" ] || { echo "--- $file"; timeout 5 weft-ctl "$file" stats || true; }
+		[ ! -S "$file" ] || timeout 5 weft-ctl "$file" stats >"/out/stats.${file#/tmp/}" || true
 	done
 	for file in /tmp/g*.log /tmp/g*.console; do
 		[ ! -s "$file" ] || { echo "--- $file"; tail -n 30 "$file"; }

@@ -27,9 +27,10 @@ class Failure(Exception):
 
 def command(products, directory, *, lab, out, console, network="hubport,hubid=0"):
     """QEMU's command line; `directory` is for its sockets and files, `lab` and `out` are shown as shares."""
-    return ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none",
-            "-no-reboot", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", "1",
-            "-m", str(MEMORY_MB), "-kernel", f"{products}/vmlinux", "-initrd", f"{products}/initrd", "-append", CMDLINE,
+    return ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults",
+            "-display", "none", "-no-reboot", "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
+            "-smp", "1", "-m", str(MEMORY_MB),
+            "-kernel", f"{products}/vmlinux", "-initrd", f"{products}/initrd", "-append", CMDLINE,
             "-drive", f"if=none,id=root,format=raw,readonly=on,file={products}/root.img",
             "-device", "virtio-blk-pci,drive=root",
             "-fsdev", f"local,id=lab,path={lab},security_model=none,readonly=on",
