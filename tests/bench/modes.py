@@ -121,7 +121,12 @@ def run(directory, options):
         return None
     results = report.network_results(bench.run(), bench)
     results["ratios"] = ratios(results["rows"])
-    results["flapping"] = [] if options.only else flapping(directory)
+    results["flapping"] = []
+    if not options.only:
+        try:
+            results["flapping"] = flapping(directory)
+        except network.FAILURES as error:
+            results["failures"]["a load held at a threshold"] = str(error)
     return results
 
 
