@@ -106,6 +106,7 @@ static void net_stop(struct virtio_device *dev)
 	loop_poll_stop(dev->loop, &net->polls[PORT_RX]);
 	dev->queues[QUEUE_TX].polled = false;
 	net->port.offloads = 0;
+	net_land_forget(net);
 	net_forget(net);
 }
 
@@ -138,6 +139,8 @@ static const struct port_ops net_port_ops = {
     .type = "nic",
     .send_batch = net_rx_batch,
     .close = net_close,
+    .land = net_land,
+    .land_end = net_land_end,
 };
 
 static bool options_possible(const struct virtio_net_options *opt)
@@ -178,7 +181,7 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 	if (!net)
 		return NULL;
 	net->tx = malloc(sizeof(*net->tx));
-	net->rx = malloc(sizeof(*net->rx));
+	net->rx = calloc(1, sizeof(*net->rx));
 	if (!net->tx || !net->rx) {
 		virtio_net_destroy(&net->dev);
 		errno = ENOMEM;
@@ -224,6 +227,8 @@ void virtio_net_destroy(struct virtio_device *dev)
 	net = net_of(dev);
 	if (net->port.core)
 		core_detach(net->port.core, &net->port);
+	if (net->rx)
+		net_land_forget(net);
 	free(net->tx);
 	free(net->rx);
 	free(net);

@@ -4,9 +4,10 @@
  *
  * Receive of the network device: from the core into the guest's buffers.
  *
- * The core calls send_batch(). Each frame is copied into the guest's next buffers: as many as it
- * takes with mergeable buffers, else one. Buffers of a frame that does not fit are put back, and
- * the frame is dropped and counted. The batch is shown by one publish. The driver is never asked to
+ * The core calls send_batch(). A frame that lies in the guest's buffers already is only given
+ * (virtio_net_land.c). Each other one is copied into the guest's next buffers: as many as it takes
+ * with mergeable buffers, else one. Buffers of a frame that does not fit are put back, and the
+ * frame is dropped and counted. The batch is shown by one publish. The driver is never asked to
  * ring for new receive buffers: they are looked at when a frame is there.
  *
  * A driver that did not negotiate CTRL_RX cannot say what it wants to hear and gets every frame.
@@ -41,16 +42,38 @@ static bool rx_wanted(const struct virtio_net *net, const struct frame *frame)
 	return mac_listed(net, mac);
 }
 
-/* Take a receive buffer of at least @min bytes; breaks the device when it is none. */
-static bool rx_take(struct virtio_net *net, struct vq_chain *chain, struct iovec *iov, size_t min)
+static bool rx_pop(struct virtio_net *net, struct vq_chain *chain, struct iovec *iov)
 {
-	if (!virtio_queue_pop(&net->dev, QUEUE_RX, chain, iov, VIRTQUEUE_CHAIN_MAX))
+	struct rx_scratch *rx = net->rx;
+	const struct rx_spare *spare;
+
+	if (!rx->spare_count)
+		return virtio_queue_pop(&net->dev, QUEUE_RX, chain, iov, VIRTQUEUE_CHAIN_MAX);
+	if (!net->dev.queues[QUEUE_RX].ring.running)
+		return false;
+	spare = &rx->spares[--rx->spare_count];
+	*chain = spare->chain;
+	memcpy(iov, spare->iov, chain->in_count * sizeof(*iov));
+	return true;
+}
+
+bool net_rx_take(struct virtio_net *net, struct vq_chain *chain, struct iovec *iov, size_t min)
+{
+	if (!rx_pop(net, chain, iov))
 		return false;
 	if (chain->out_len || chain->in_len < min) {
 		virtio_broken(&net->dev, "a receive buffer is readable, or too short for a header");
 		return false;
 	}
 	return true;
+}
+
+void net_rx_untake(struct virtio_net *net, unsigned n, unsigned spare_count)
+{
+	struct rx_scratch *rx = net->rx;
+
+	virtqueue_unpop(&net->dev.queues[QUEUE_RX].ring, n - (spare_count - rx->spare_count));
+	rx->spare_count = spare_count; /* they are where they were */
 }
 
 /*
@@ -62,7 +85,7 @@ static unsigned rx_merge(struct virtio_net *net, struct iov_cursor *from, size_t
 	struct rx_scratch *rx = net->rx;
 	struct vq_chain chain;
 
-	while (*left && rx_take(net, &chain, rx->more, 1)) {
+	while (*left && net_rx_take(net, &chain, rx->more, 1)) {
 		struct iov_cursor to = iov_cursor(rx->more, chain.in_count);
 		size_t len = iov_copy(&to, from, *left);
 
@@ -73,12 +96,13 @@ static unsigned rx_merge(struct virtio_net *net, struct iov_cursor *from, size_t
 }
 
 /* virtio 1.2, 5.1.6.4.1: without GUEST_CSUM the flags are 0. */
-static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const struct frame *frame)
+struct virtio_net_hdr_v1 net_rx_header(const struct virtio_net *net, const struct frame *frame,
+				       unsigned buffers)
 {
 	const struct frame_offload *offload = &frame->offload;
 
 	if (!(net->port.offloads & PORT_CSUM))
-		return (struct virtio_net_hdr_v1){.num_buffers = 1};
+		return (struct virtio_net_hdr_v1){.num_buffers = buffers};
 	return (struct virtio_net_hdr_v1){
 	    .flags = offload->flags,
 	    .gso_type = offload->gso_type,
@@ -86,7 +110,7 @@ static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const st
 	    .gso_size = offload->gso_size,
 	    .csum_start = offload->csum_start,
 	    .csum_offset = offload->csum_offset,
-	    .num_buffers = 1,
+	    .num_buffers = buffers,
 	};
 }
 
@@ -95,16 +119,15 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 {
 	struct virtqueue *ring = &net->dev.queues[QUEUE_RX].ring;
 	bool mergeable = virtio_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF);
-	struct virtio_net_hdr_v1 hdr = rx_header(net, frame);
+	struct virtio_net_hdr_v1 hdr = net_rx_header(net, frame, 1);
 	struct iov_cursor from = iov_cursor(frame->iov, frame->iovcnt), to;
 	struct rx_scratch *rx = net->rx;
 	size_t left = frame->len, len;
+	const unsigned spare_count = rx->spare_count;
 	struct vq_chain chain;
 	unsigned n = 1;
 
-	if (frame->len > frame_limit(net, frame))
-		return DROP_OVERSIZE;
-	if (!rx_take(net, &chain, rx->first, NET_HEADER))
+	if (!net_rx_take(net, &chain, rx->first, NET_HEADER))
 		return DROP_RING_FULL;
 	to = iov_cursor(rx->first, chain.in_count);
 	iov_write(&to, &hdr, NET_HEADER);
@@ -114,7 +137,7 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 	if (mergeable)
 		n = rx_merge(net, &from, &left, n);
 	if (left) {
-		virtqueue_unpop(ring, n);
+		net_rx_untake(net, n, spare_count);
 		return mergeable ? DROP_RING_FULL : DROP_OVERSIZE;
 	}
 	if (n > 1) {
@@ -125,6 +148,7 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 	for (unsigned i = 0; i < n; i++)
 		virtqueue_push(ring, rx->buffers[i].head, rx->buffers[i].written);
 	net->dev.queues[QUEUE_RX].requests += n;
+	net->port.counters.copied_bytes += frame->len;
 	return DROP_REASONS;
 }
 
@@ -136,7 +160,12 @@ static enum drop_reason rx_deliver(struct virtio_net *net, const struct frame *f
 		return DROP_FILTER;
 	if (offload_needs(frame) & ~net->port.offloads)
 		return DROP_OFFLOAD;
-	return rx_frame(net, frame);
+	if (frame->len > frame_limit(net, frame))
+		return DROP_OVERSIZE;
+	if (!net_landed(net, frame))
+		return rx_frame(net, frame);
+	net_land_give(net, frame);
+	return DROP_REASONS;
 }
 
 void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
@@ -156,7 +185,6 @@ void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 		}
 		counters->out_frames++;
 		counters->out_bytes += frames[i]->len;
-		counters->copied_bytes += frames[i]->len;
 	}
 	counters->batches++;
 	virtio_queue_publish(&net->dev, QUEUE_RX);

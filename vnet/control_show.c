@@ -80,6 +80,8 @@ static void add_counters(struct json_object *o, const struct port_counters *c)
 	json_add_number(o, "syscalls", c->syscalls);
 	json_add_number(o, "batches", c->batches);
 	json_add_number(o, "copied_bytes", c->copied_bytes);
+	json_add_number(o, "landed_frames", c->landed_frames);
+	json_add_number(o, "landing_misses", c->landing_misses);
 	for (enum drop_reason r = 0; r < DROP_REASONS; r++)
 		if (c->drops[r])
 			json_add_number(drops, drop_reason_name(r), c->drops[r]);

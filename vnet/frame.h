@@ -28,6 +28,8 @@ struct frame_offload {
  * that carries the frame returns: the path is run to completion, so nobody keeps a frame.
  * @eth is a copy taken once, because a guest can rewrite its own memory while the frame is routed.
  */
+struct landing;
+
 struct frame {
 	const struct iovec *iov; /* the whole frame, Ethernet header first */
 	unsigned iovcnt;
@@ -35,6 +37,7 @@ struct frame {
 	uint8_t eth[FRAME_HEADER];
 	uint8_t hops; /* links it may still cross; 0: not said, that is FRAME_HOPS_MAX */
 	struct frame_offload offload;
+	struct landing *landing; /* where it lies in a guest's receive buffers; NULL: elsewhere. See port.h */
 };
 
 #endif

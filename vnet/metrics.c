@@ -107,6 +107,11 @@ static const struct counter port_table[] = {
      offsetof(struct port_counters, syscalls)},
     {"weft_port_copied_bytes_total", "", "Payload bytes copied.",
      offsetof(struct port_counters, copied_bytes)},
+    {"weft_port_landed_frames_total", "", "Frames received straight into the guest's buffers.",
+     offsetof(struct port_counters, landed_frames)},
+    {"weft_port_landing_misses_total", "",
+     "Large frames laid out for in the guest's buffers that came otherwise.",
+     offsetof(struct port_counters, landing_misses)},
 };
 
 static const struct counter endpoint_table[] = {
