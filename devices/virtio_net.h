@@ -64,9 +64,8 @@ struct rx_buffer {
 
 /* What one chain of the receive ring that may be lent has at most, and what one loan has. */
 #define LOAN_CHAIN_SEGMENTS 20u
-#define LOAN_SEGMENTS	    96u
 #define LOAN_CHAINS	    64u
-#define LOANS		    9u
+#define LOANS		    8u
 
 /* A receive buffer that was taken from the ring and not used. */
 struct rx_spare {
@@ -80,7 +79,7 @@ struct rx_loan {
 	bool lent;
 	unsigned chain_count, segment_count;
 	struct vq_chain chains[LOAN_CHAINS];
-	struct iovec iov[LOAN_SEGMENTS]; /* of all of them */
+	struct iovec iov[LANDING_PIECES]; /* of all of them */
 };
 
 struct rx_scratch {

@@ -56,7 +56,7 @@ static bool loan_extend(struct virtio_net *net, struct rx_loan *loan)
 	    !net_rx_take(net, &chain, iov, loan->chain_count ? 1 : NET_HEADER))
 		return false;
 	if (chain.in_count > LOAN_CHAIN_SEGMENTS ||
-	    loan->segment_count + chain.in_count > LOAN_SEGMENTS) {
+	    loan->segment_count + chain.in_count > LANDING_PIECES) {
 		net_rx_untake(net, 1, spare_count);
 		return false;
 	}

@@ -24,6 +24,7 @@
 #include "vnet/core.h"
 #include "vnet/link_udp.h"
 #include "vnet/udp.h"
+#include "vnet/udp_land.h"
 
 #define SPREAD_DEFAULT 4u
 
@@ -130,6 +131,7 @@ static void udp_close(struct port *port)
 	entry_remove(&peer->listening);
 	entry_remove(&peer->anywhere);
 	udp_session_end(peer);
+	udp_land_forget(peer->endpoint->lander, peer);
 	free(peer);
 }
 
@@ -253,6 +255,7 @@ static int options_refuse(const struct link_spec *spec, const char *const names[
 
 static void endpoint_free(struct udp_endpoint *ep)
 {
+	udp_lander_destroy(ep->lander);
 	udp_receiving_destroy(ep->rx);
 	udp_sending_destroy(ep->tx);
 	free(ep);
@@ -267,10 +270,11 @@ static struct udp_endpoint *endpoint_alloc(const struct link_env *env, enum udp_
 	ep->env = *env;
 	ep->encap = encap;
 	ep->rx = udp_receiving_create();
+	ep->lander = udp_lander_create();
 	ep->tx = udp_sending_create(env->key);
 	ep->watch.ready = udp_receive;
 	ep->watch.context = ep;
-	if (ep->rx && ep->tx)
+	if (ep->rx && ep->lander && ep->tx)
 		return ep;
 	endpoint_free(ep);
 	return NULL;
@@ -327,8 +331,9 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 	for (; *at; at = &(*at)->next)
 		if ((*at)->encap == encap &&
 		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
-			return link_fail(error, spec, -EINVAL,
-					 "udp:// listens already for such links: they share one listener");
+			return link_fail(
+			    error, spec, -EINVAL,
+			    "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, spread, at, error);
 }
 
@@ -411,8 +416,9 @@ static int endpoint_ensure(const struct link_env *env, const struct link_spec *s
 	for (; *at; at = &(*at)->next)
 		if ((*at)->encap == encap &&
 		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
-			return link_fail(error, spec, -EINVAL,
-					 "udp:// listens already for such links: they share one listener");
+			return link_fail(
+			    error, spec, -EINVAL,
+			    "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, SPREAD_DEFAULT, at, error);
 }
 

@@ -82,6 +82,8 @@ struct link_status {
 	char error[128];       /* last error, "" for none */
 };
 
+#define LANDING_PIECES 96u /* of memory at most, that room for a frame lies in */
+
 /*
  * Room for one frame in a guest's receive buffers, lent to a link that receives straight into them. The guest can
  * read and rewrite it at any time.
