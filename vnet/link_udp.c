@@ -23,7 +23,6 @@
 
 #include "vnet/core.h"
 #include "vnet/link_udp.h"
-#include "vnet/udp.h"
 #include "vnet/udp_land.h"
 
 #define SPREAD_DEFAULT 4u
@@ -331,9 +330,8 @@ static int endpoint_listen(const struct link_env *env, const struct link_spec *s
 	for (; *at; at = &(*at)->next)
 		if ((*at)->encap == encap &&
 		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
-			return link_fail(
-			    error, spec, -EINVAL,
-			    "udp:// listens already for such links: they share one listener");
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, spread, at, error);
 }
 
@@ -416,9 +414,8 @@ static int endpoint_ensure(const struct link_env *env, const struct link_spec *s
 	for (; *at; at = &(*at)->next)
 		if ((*at)->encap == encap &&
 		    ((*at)->peer_family == AF_UNSPEC || (*at)->peer_family == sa.any.sa_family))
-			return link_fail(
-			    error, spec, -EINVAL,
-			    "udp:// listens already for such links: they share one listener");
+			return link_fail(error, spec, -EINVAL,
+					 "udp:// listens already for such links: they share one listener");
 	return endpoint_open(env, spec, encap, &sa, SPREAD_DEFAULT, at, error);
 }
 
