@@ -65,7 +65,7 @@ struct rx_buffer {
 /* What one chain of the receive ring that may be lent has at most, and what one loan has. */
 #define LOAN_CHAIN_SEGMENTS 20u
 #define LOAN_CHAINS	    64u
-#define LOANS		    8u
+#define LOANS		    9u
 
 /* A receive buffer that was taken from the ring and not used. */
 struct rx_spare {

@@ -21,12 +21,12 @@ struct udp_arrival {
 	bool truncated;
 };
 
-/* What is to be done about a message that was laid out for: nothing yet, or one of the two. */
-struct udp_landed {
-	struct frame *frame; /* complete, of @peer */
-	unsigned
-	    arrival_count; /* else these are in ordinary memory now, to be taken as others are */
-	struct udp_arrival arrivals[2];
+/* A part of a frame, from its first byte on. */
+struct udp_start {
+	struct udp_peer *peer;
+	struct geneve_extras extras;
+	const uint8_t *data;
+	size_t len;
 };
 
 /* udp_lander_create - NULL with errno set. */
@@ -40,15 +40,28 @@ void udp_land_learn(struct udp_lander *l, struct udp_peer *peer, const struct ud
 /* udp_land_prepare - point the first messages of a batch at a guest's buffers. Returns how many,
  * 0..UDP_LAND_MESSAGES. */
 unsigned udp_land_prepare(struct udp_lander *l, struct mmsghdr messages[]);
-/* udp_land_came - the first @n messages came, with their lengths; the others' room is given back.
- */
-void udp_land_came(struct udp_lander *l, const struct mmsghdr messages[], unsigned n);
-/* udp_land_take - what message number @i turned out to be; @peer: whose it is, or NULL. To be
- * called in order for each that was prepared and came. The frame is valid until udp_land_end(). */
-struct udp_landed udp_land_take(struct udp_lander *l, unsigned i, const struct udp_peer *peer,
-				const struct udp_arrival *arrival);
-/* udp_land_end - the batch is delivered; @messages are as before udp_land_prepare(). */
-void udp_land_end(struct udp_lander *l, struct mmsghdr messages[]);
+/* udp_land_came - @n messages came; others' room is given back. */
+void udp_land_came(struct udp_lander *l, struct mmsghdr messages[], unsigned n);
+/* udp_land_take - message number @i, which was prepared, came; @peer: whose it is, or NULL. Returns
+ * false if it is not what was laid out for: it lies in ordinary memory then, at @arrival->data, and
+ * is to be taken as any other. */
+bool udp_land_take(struct udp_lander *l, unsigned i, struct udp_peer *peer,
+		   struct udp_arrival *arrival);
+/* udp_land_frame - the frame that such a message is, valid until udp_land_end(); NULL: more of it
+ * is to come, it is held. None may be held before. */
+struct frame *udp_land_frame(struct udp_lander *l, unsigned i);
+/* udp_land_join - a part came in ordinary memory. Returns true if it was the next one of the frame
+ * that is held, and is copied there; @frame: set if it was the last. */
+bool udp_land_join(struct udp_lander *l, const struct udp_peer *peer,
+		   const struct geneve_extras *extras, const uint8_t *data, size_t len,
+		   struct frame **frame);
+/* udp_land_give_up - the frame that is held is not to land: @start is what came of it, valid until
+ * udp_land_end(). Returns false when there is none. */
+bool udp_land_give_up(struct udp_lander *l, struct udp_start *start);
+/* udp_land_stale - is a frame held that waited for all of this batch? */
+bool udp_land_stale(const struct udp_lander *l);
+/* udp_land_end - the batch is delivered. */
+void udp_land_end(struct udp_lander *l);
 /* udp_land_forget - the peer goes. */
 void udp_land_forget(struct udp_lander *l, const struct udp_peer *peer);
 

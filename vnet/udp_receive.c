@@ -115,6 +115,11 @@ static void part_take(struct udp_endpoint *ep, const uint8_t *data, size_t len,
 	struct udp_peer *peer = rx->peer;
 	struct frame *frame;
 
+	if (udp_land_join(ep->lander, peer, extras, data, len, &frame)) {
+		if (frame)
+			run_add(ep, frame);
+		return;
+	}
 	if (!peer->reassembly) { /* a plain peer was never told that it may */
 		peer->port.counters.drops[DROP_FRAGMENT]++;
 		return;
@@ -234,18 +239,33 @@ static void message_take(struct udp_endpoint *ep, const struct udp_arrival *arri
 	} while (left);
 }
 
+/* What is held of a frame in a guest's buffers goes the ordinary way. */
+static void held_give_up(struct udp_endpoint *ep)
+{
+	struct udp_start start;
+
+	if (!udp_land_give_up(ep->lander, &start))
+		return;
+	peer_switch(ep, start.peer);
+	part_take(ep, start.data, start.len, &start.extras);
+}
+
 /* A message that was laid out for. */
-static void message_landed(struct udp_endpoint *ep, unsigned i, const struct udp_arrival *arrival)
+static void message_landed(struct udp_endpoint *ep, unsigned i, struct udp_arrival *arrival)
 {
 	struct udp_peer *peer = udp_peer_find(ep, &arrival->from);
-	struct udp_landed landed = udp_land_take(ep->lander, i, peer, arrival);
+	struct frame *frame;
 
-	for (unsigned a = 0; a < landed.arrival_count; a++)
-		message_take(ep, &landed.arrivals[a]);
-	if (landed.frame) {
-		peer_switch(ep, peer);
-		run_add(ep, landed.frame);
+	if (!udp_land_take(ep->lander, i, peer, arrival)) {
+		message_take(ep, arrival);
+		return;
 	}
+	held_give_up(ep); /* its rest would have come before another frame */
+	frame = udp_land_frame(ep->lander, i);
+	if (!frame)
+		return;
+	peer_switch(ep, peer);
+	run_add(ep, frame);
 }
 
 static void batch_end(struct udp_endpoint *ep)
@@ -285,8 +305,10 @@ static unsigned batch_receive(struct udp_endpoint *ep)
 		rx->messages[i].msg_hdr.msg_namelen = sizeof(rx->from[i]);
 		rx->messages[i].msg_hdr.msg_controllen = sizeof(rx->control[i].bytes);
 	}
+	if (n && udp_land_stale(ep->lander))
+		held_give_up(ep);
 	batch_end(ep);
-	udp_land_end(ep->lander, rx->messages);
+	udp_land_end(ep->lander);
 	return (unsigned)n;
 }
 
