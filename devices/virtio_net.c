@@ -120,6 +120,7 @@ static void net_stop(struct virtio_device *dev)
 	loop_forget(dev->loop, &net->ctrl_task);
 	net->port.offloads = 0;
 	net->port.pairs_active = 1;
+	net_land_forget(net);
 	net_forget(net);
 }
 
@@ -154,6 +155,8 @@ static const struct port_ops net_port_ops = {
     .type = "nic",
     .send_batch = net_rx_batch,
     .close = net_close,
+    .land = net_land,
+    .land_end = net_land_end,
 };
 
 static bool options_possible(const struct virtio_net_options *opt)
@@ -229,7 +232,7 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 	device_init(&net->dev, env, opt, pairs);
 	pairs_init(net, pairs, &opt->mode);
 	net->tx = malloc(sizeof(*net->tx));
-	net->rx = malloc(sizeof(*net->rx));
+	net->rx = calloc(1, sizeof(*net->rx));
 	net->flows = pairs > 1 ? net_flows_create() : NULL;
 	if (!net->tx || !net->rx || (pairs > 1 && !net->flows) || !holds_create(net)) {
 		virtio_net_destroy(&net->dev);
@@ -273,6 +276,8 @@ void virtio_net_destroy(struct virtio_device *dev)
 	net = net_of(dev);
 	if (net->port.core)
 		core_detach(net->port.core, &net->port);
+	if (net->rx)
+		net_land_forget(net);
 	for (unsigned i = 0; i < net->port.pairs; i++)
 		tx_holds_destroy(net->pairs[i].holds);
 	free(net->tx);

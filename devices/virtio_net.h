@@ -67,11 +67,34 @@ struct rx_buffer {
 	uint32_t written;
 };
 
+/* What one chain of the receive ring that may be lent has at most, and what one loan has. */
+#define LOAN_CHAIN_SEGMENTS 20u
+#define LOAN_CHAINS	    64u
+#define LOANS		    9u
+
+/* A receive buffer that was taken from the ring and not used. */
+struct rx_spare {
+	struct vq_chain chain;
+	struct iovec iov[LOAN_CHAIN_SEGMENTS];
+};
+
+/* Receive buffers that a link was lent: see virtio_net_land.c. */
+struct rx_loan {
+	struct landing landing;
+	bool lent;
+	unsigned chain_count, segment_count;
+	struct vq_chain chains[LOAN_CHAINS];
+	struct iovec iov[LANDING_PIECES]; /* of all of them */
+};
+
 struct rx_scratch {
 	struct rx_buffer buffers[VIRTQUEUE_SIZE_MAX];
 	struct iovec
 	    first[VIRTQUEUE_CHAIN_MAX]; /* of a frame's first buffer, which has its header */
 	struct iovec more[VIRTQUEUE_CHAIN_MAX];
+	struct rx_loan loans[LOANS];
+	unsigned spare_count;
+	struct rx_spare spares[LOANS * LOAN_CHAINS]; /* the last one is the next to be used */
 };
 
 /* A receive and a transmit queue, and who drives them. */
@@ -103,7 +126,7 @@ struct virtio_net {
 	bool promiscuous, all_multicast;
 	unsigned mac_count;
 	uint64_t macs[MAC_TABLE_MAX]; /* as in config_word */
-	/* Apart, and never cleared, so that pages which are not used are not resident. */
+	/* Apart, and never written as a whole, so that pages which are not used are not resident. */
 	struct tx_batch *tx;
 	struct rx_scratch *rx;
 	struct net_flows *flows; /* NULL with one pair */
@@ -158,6 +181,26 @@ void net_tx_run(struct loop_task *task);
 
 /* net_rx_batch - port_ops.send_batch: copy frames into the guest's buffers. */
 void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n);
+/* net_rx_take - take a receive buffer of at least @min bytes, a spare one first; @iov:
+ * VIRTQUEUE_CHAIN_MAX. False: there is none, or it was none and the device is broken now. */
+bool net_rx_take(struct net_pair *pair, struct vq_chain *chain, struct iovec *iov, size_t min);
+/* net_rx_untake - put the last @n taken back, when there were @spare_count spare ones before. */
+void net_rx_untake(struct net_pair *pair, unsigned n, unsigned spare_count);
+/* net_rx_header - the header of a frame in @buffers buffers. */
+struct virtio_net_hdr_v1 net_rx_header(const struct virtio_net *net, const struct frame *frame,
+				       unsigned buffers);
+
+/* --- virtio_net_land.c ----------------------------------------------------------------------- */
+
+/* net_land, net_land_end - port_ops.land and .land_end. */
+void net_land(struct port *port, uint32_t len, struct landing **holder);
+void net_land_end(struct landing *landing);
+/* net_landed - is the frame in buffers of this guest? */
+bool net_landed(const struct virtio_net *net, const struct frame *frame);
+/* net_land_give - push the buffers a frame lies in. */
+void net_land_give(struct virtio_net *net, const struct frame *frame);
+/* net_land_forget - the guest takes its buffers away: all loans end, nothing is spare. */
+void net_land_forget(struct virtio_net *net);
 
 /* --- virtio_net_steer.c ---------------------------------------------------------------------- */
 

@@ -4,7 +4,8 @@
  *
  * Receive of the network device: from the core into the guest's buffers.
  *
- * The core calls send_batch(). Each frame is copied into the next buffers of its pair (see
+ * The core calls send_batch(). A frame that lies in the guest's buffers already is only given
+ * (virtio_net_land.c). Each other one is copied into the next buffers of its pair (see
  * virtio_net_steer.c): as many as it takes with mergeable buffers, else one. Buffers of a frame
  * that does not fit are put back, and the frame is dropped and counted, as it is when the pair has
  * none: there is no other that the guest expects it in. The batch is shown by one publish a pair.
@@ -43,18 +44,41 @@ static bool rx_wanted(const struct virtio_net *net, const struct frame *frame)
 	return mac_listed(net, mac);
 }
 
-/* Take a receive buffer of at least @min bytes; breaks the device when it is none. */
-static bool rx_take(struct net_pair *pair, struct vq_chain *chain, struct iovec *iov, size_t min)
+static bool rx_pop(struct net_pair *pair, struct vq_chain *chain, struct iovec *iov)
+{
+	struct virtio_device *dev = &pair->net->dev;
+	struct rx_scratch *rx = pair->net->rx;
+	const struct rx_spare *spare;
+
+	if (pair->index || !rx->spare_count)
+		return virtio_queue_pop(dev, pair->rx, chain, iov, VIRTQUEUE_CHAIN_MAX);
+	if (!dev->queues[pair->rx].ring.running)
+		return false;
+	spare = &rx->spares[--rx->spare_count];
+	*chain = spare->chain;
+	memcpy(iov, spare->iov, chain->in_count * sizeof(*iov));
+	return true;
+}
+
+bool net_rx_take(struct net_pair *pair, struct vq_chain *chain, struct iovec *iov, size_t min)
 {
 	struct virtio_device *dev = &pair->net->dev;
 
-	if (!virtio_queue_pop(dev, pair->rx, chain, iov, VIRTQUEUE_CHAIN_MAX))
+	if (!rx_pop(pair, chain, iov))
 		return false;
 	if (chain->out_len || chain->in_len < min) {
 		virtio_broken(dev, "a receive buffer is readable, or too short for a header");
 		return false;
 	}
 	return true;
+}
+
+void net_rx_untake(struct net_pair *pair, unsigned n, unsigned spare_count)
+{
+	struct rx_scratch *rx = pair->net->rx;
+
+	virtqueue_unpop(&pair->net->dev.queues[pair->rx].ring, n - (spare_count - rx->spare_count));
+	rx->spare_count = spare_count; /* they are where they were */
 }
 
 /*
@@ -66,7 +90,7 @@ static unsigned rx_merge(struct net_pair *pair, struct iov_cursor *from, size_t 
 	struct rx_scratch *rx = pair->net->rx;
 	struct vq_chain chain;
 
-	while (*left && rx_take(pair, &chain, rx->more, 1)) {
+	while (*left && net_rx_take(pair, &chain, rx->more, 1)) {
 		struct iov_cursor to = iov_cursor(rx->more, chain.in_count);
 		size_t len = iov_copy(&to, from, *left);
 
@@ -77,12 +101,13 @@ static unsigned rx_merge(struct net_pair *pair, struct iov_cursor *from, size_t 
 }
 
 /* virtio 1.2, 5.1.6.4.1: without GUEST_CSUM the flags are 0. */
-static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const struct frame *frame)
+struct virtio_net_hdr_v1 net_rx_header(const struct virtio_net *net, const struct frame *frame,
+				       unsigned buffers)
 {
 	const struct frame_offload *offload = &frame->offload;
 
 	if (!(net->port.offloads & PORT_CSUM))
-		return (struct virtio_net_hdr_v1){.num_buffers = 1};
+		return (struct virtio_net_hdr_v1){.num_buffers = buffers};
 	return (struct virtio_net_hdr_v1){
 	    .flags = offload->flags,
 	    .gso_type = offload->gso_type,
@@ -90,7 +115,7 @@ static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const st
 	    .gso_size = offload->gso_size,
 	    .csum_start = offload->csum_start,
 	    .csum_offset = offload->csum_offset,
-	    .num_buffers = 1,
+	    .num_buffers = buffers,
 	};
 }
 
@@ -100,16 +125,15 @@ static enum drop_reason rx_frame(struct net_pair *pair, const struct frame *fram
 	struct virtio_net *net = pair->net;
 	struct virtio_queue *queue = &net->dev.queues[pair->rx];
 	bool mergeable = virtio_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF);
-	struct virtio_net_hdr_v1 hdr = rx_header(net, frame);
+	struct virtio_net_hdr_v1 hdr = net_rx_header(net, frame, 1);
 	struct iov_cursor from = iov_cursor(frame->iov, frame->iovcnt), to;
 	struct rx_scratch *rx = net->rx;
 	size_t left = frame->len, len;
+	const unsigned spare_count = rx->spare_count;
 	struct vq_chain chain;
 	unsigned n = 1;
 
-	if (frame->len > frame_limit(net, frame))
-		return DROP_OVERSIZE;
-	if (!rx_take(pair, &chain, rx->first, NET_HEADER))
+	if (!net_rx_take(pair, &chain, rx->first, NET_HEADER))
 		return DROP_RING_FULL;
 	to = iov_cursor(rx->first, chain.in_count);
 	iov_write(&to, &hdr, NET_HEADER);
@@ -119,7 +143,7 @@ static enum drop_reason rx_frame(struct net_pair *pair, const struct frame *fram
 	if (mergeable)
 		n = rx_merge(pair, &from, &left, n);
 	if (left) {
-		virtqueue_unpop(&queue->ring, n);
+		net_rx_untake(pair, n, spare_count);
 		return mergeable ? DROP_RING_FULL : DROP_OVERSIZE;
 	}
 	if (n > 1) {
@@ -130,12 +154,13 @@ static enum drop_reason rx_frame(struct net_pair *pair, const struct frame *fram
 	for (unsigned i = 0; i < n; i++)
 		virtqueue_push(&queue->ring, rx->buffers[i].head, rx->buffers[i].written);
 	queue->requests += n;
+	net->port.counters.copied_bytes += frame->len;
 	return DROP_REASONS;
 }
 
 static enum drop_reason rx_deliver(struct net_pair *pair, const struct frame *frame)
 {
-	const struct virtio_net *net = pair->net;
+	struct virtio_net *net = pair->net;
 
 	if (!net->dev.running)
 		return DROP_RING_FULL;
@@ -143,12 +168,17 @@ static enum drop_reason rx_deliver(struct net_pair *pair, const struct frame *fr
 		return DROP_FILTER;
 	if (offload_needs(frame) & ~net->port.offloads)
 		return DROP_OFFLOAD;
-	return rx_frame(pair, frame);
+	if (frame->len > frame_limit(net, frame))
+		return DROP_OVERSIZE;
+	if (!net_landed(net, frame))
+		return rx_frame(pair, frame);
+	net_land_give(net, frame);
+	return DROP_REASONS;
 }
 
 static unsigned rx_pair(const struct virtio_net *net, const struct frame *frame)
 {
-	return net->port.pairs_active < 2
+	return net->port.pairs_active < 2 || net_landed(net, frame)
 		   ? 0
 		   : net_flow_pair(net->flows, frame, net->port.pairs_active);
 }
@@ -191,7 +221,6 @@ void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 		pair->rx_given += offload_segments(frames[i]);
 		counters->out_frames++;
 		counters->out_bytes += frames[i]->len;
-		counters->copied_bytes += frames[i]->len;
 	}
 	counters->batches++;
 	now_ns = loop_now();

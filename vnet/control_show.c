@@ -84,6 +84,8 @@ static void add_counters(struct json_object *o, const struct port_counters *c)
 		json_add_number(o, "work_requests", c->work_requests);
 	if (c->registrations)
 		json_add_number(o, "registrations", c->registrations);
+	json_add_number(o, "landed_frames", c->landed_frames);
+	json_add_number(o, "landing_misses", c->landing_misses);
 	for (enum drop_reason r = 0; r < DROP_REASONS; r++)
 		if (c->drops[r])
 			json_add_number(drops, drop_reason_name(r), c->drops[r]);

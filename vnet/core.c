@@ -82,8 +82,15 @@ struct worker {
 	struct core_counters counters;
 };
 
+/* Where the last frame of an ingress went. */
+struct sink {
+	uint64_t generation;
+	uint16_t port; /* index, or FLOW_MANY */
+};
+
 struct core {
 	struct port *ports[CORE_PORTS_MAX];
+	struct sink sinks[CORE_PORTS_MAX];
 	unsigned high; /* first index never used since the last port above it went */
 	struct core_options options;
 	uint64_t generation;
@@ -392,6 +399,7 @@ static void batch_add(struct core *core, struct batch *batch, const struct flow_
 		return;
 	matrix_count(flow->pair, frame->len);
 	if (port == FLOW_MANY) {
+		frame->landing = NULL; /* one of them must not give it away before the others read it */
 		port_set_join(&batch->any, set);
 		batch->set[batch->n] = (uint8_t)batch->set_count++;
 	} else {
@@ -582,6 +590,9 @@ void core_input(struct core *core, struct port *in, struct frame *const frames[]
 			    core->ports[w * PORT_SET_BITS + (unsigned)__builtin_ctzll(left)]);
 	if (batch->reply_count)
 		batch_reply(core, batch, in);
+	if (batch->n)
+		core->sinks[in->index] =
+		    (struct sink){.generation = core->generation, .port = batch->port[batch->n - 1]};
 	histogram_add(counters->batch_size, n);
 	histogram_add(counters->forward_ns, core->options.clock_ns() - batch->now);
 }
@@ -591,6 +602,29 @@ void core_let_go(struct core *core)
 	for (unsigned i = 0; i < core->high; i++)
 		if (core->ports[i] && core->ports[i]->ops->let_go)
 			core->ports[i]->ops->let_go(core->ports[i]);
+}
+
+/* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. */
+static bool links_end_here(const struct core *core)
+{
+	if (core->options.transit || !route_table_empty(core->routes))
+		return false;
+	for (unsigned w = 0; w < PORT_SET_WORDS; w++)
+		for (uint64_t left = core->kinds.nics.words[w]; left; left &= left - 1)
+			if (!core->ports[w * PORT_SET_BITS + (unsigned)__builtin_ctzll(left)]
+				 ->ops->land)
+				return false;
+	return true;
+}
+
+struct port *core_landing_port(const struct core *core, const struct port *in)
+{
+	const struct sink *sink = &core->sinks[in->index];
+
+	if (sink->generation != core->generation || sink->port == FLOW_MANY ||
+	    !port_set_has(&core->kinds.nics, sink->port) || !links_end_here(core))
+		return NULL;
+	return core->ports[sink->port];
 }
 
 /* --- telling --------------------------------------------------------------------------------- */

@@ -51,6 +51,12 @@ void core_input(struct core *core, struct port *in, struct frame *const frames[]
 void core_let_go(struct core *core);
 
 /*
+ * core_landing_port - whose guest a link may receive for: the interface that took its last frame, if it lends room (see
+ * port_ops.land), and nothing that a link brings can go elsewhere than to the guest. NULL: none.
+ */
+struct port *core_landing_port(const struct core *core, const struct port *in);
+
+/*
  * Routes. A table is built by any thread and then swapped in on the core's thread, whole; the route's "in" and "out"
  * name ports, which may come later (until then the route is inactive). An empty table means: what an interface
  * sends goes everywhere, what a link brings to the interfaces (and with core_options.transit to the other links).

@@ -50,6 +50,8 @@ static inline void frame_release(struct frame_hold *hold)
  * that carries the frame returns: the path is run to completion. Only with a @hold may it be kept.
  * @eth is a copy taken once, because a guest can rewrite its own memory while the frame is routed.
  */
+struct landing;
+
 struct frame {
 	const struct iovec *iov; /* the whole frame, Ethernet header first */
 	unsigned iovcnt;
@@ -58,6 +60,7 @@ struct frame {
 	uint8_t hops; /* links it may still cross; 0: not said, that is FRAME_HOPS_MAX */
 	struct frame_offload offload;
 	struct frame_hold *hold; /* NULL: cannot be kept */
+	struct landing *landing; /* where it lies in a guest's receive buffers; NULL: elsewhere. See port.h */
 };
 
 #endif

@@ -23,7 +23,7 @@
 
 #include "vnet/core.h"
 #include "vnet/link_udp.h"
-#include "vnet/udp.h"
+#include "vnet/udp_land.h"
 
 #define SPREAD_DEFAULT 4u
 
@@ -130,6 +130,7 @@ static void udp_close(struct port *port)
 	entry_remove(&peer->listening);
 	entry_remove(&peer->anywhere);
 	udp_session_end(peer);
+	udp_land_forget(peer->endpoint->lander, peer);
 	free(peer);
 }
 
@@ -253,6 +254,7 @@ static int options_refuse(const struct link_spec *spec, const char *const names[
 
 static void endpoint_free(struct udp_endpoint *ep)
 {
+	udp_lander_destroy(ep->lander);
 	udp_receiving_destroy(ep->rx);
 	udp_sending_destroy(ep->tx);
 	free(ep);
@@ -267,11 +269,12 @@ static struct udp_endpoint *endpoint_alloc(const struct link_env *env, enum udp_
 	ep->env = *env;
 	ep->encap = encap;
 	ep->rx = udp_receiving_create();
+	ep->lander = udp_lander_create();
 	ep->tx = udp_sending_create(env->key);
 	ep->watch.ready = udp_receive;
 	ep->watch.eager = true;
 	ep->watch.context = ep;
-	if (ep->rx && ep->tx)
+	if (ep->rx && ep->lander && ep->tx)
 		return ep;
 	endpoint_free(ep);
 	return NULL;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "vnet/frame.h"
+#include "vnet/iovec.h"
 #include "vnet/mode.h"
 
 #define PORT_NAME_MAX 80 /* the longest: udp://[ADDRESS%SCOPE]:PORT */
@@ -51,6 +52,8 @@ struct port_counters {
 	uint64_t copied_bytes;          /* payload bytes copied by weft */
 	uint64_t work_requests;         /* sends handed to an RDMA adapter */
 	uint64_t registrations;         /* of memory with an RDMA adapter, never on the data path */
+	uint64_t landed_frames;         /* an interface: given to the guest without a copy */
+	uint64_t landing_misses;        /* a link: large frames that were laid out for and came otherwise */
 };
 
 /* What a port can take unfinished (struct frame_offload); for the rest the core does the work in software. */
@@ -84,6 +87,21 @@ struct link_status {
 	char error[128];       /* last error, "" for none */
 };
 
+#define LANDING_PIECES 96u /* of memory at most, that room for a frame lies in */
+
+/*
+ * Room for one frame in a guest's receive buffers, lent to a link that receives straight into them. The guest can
+ * read and rewrite it at any time.
+ */
+struct landing {
+	struct port *port;       /* whose guest's */
+	struct iov_cursor room;  /* where the frame begins; to be copied before it is moved */
+	uint32_t len;            /* bytes of room */
+	uint32_t written;        /* of them, from the first on: the borrower's to say. Erased, if the guest was not given
+	                          * them, when the room goes back */
+	struct landing **holder; /* the borrower's; set to NULL when the guest takes its buffers away */
+};
+
 struct port_ops {
 	const char *type; /* "nic", "udp" */
 	/*
@@ -98,6 +116,14 @@ struct port_ops {
 	void (*close)(struct port *port);
 	/* NULL for interfaces. */
 	void (*status)(const struct port *port, struct link_status *status);
+	/*
+	 * Lend room for a frame of @len bytes, which is *@holder from now on; NULL: there is none. NULL where all room is
+	 * the link's own. A frame that lies in it, from its first byte on, and says so (frame->landing) is
+	 * given to the guest where it lies if this port is the only one it goes to.
+	 */
+	void (*land)(struct port *port, uint32_t len, struct landing **holder);
+	/* The room goes back, used or not; *landing->holder is NULL then. */
+	void (*land_end)(struct landing *landing);
 };
 
 struct port {

@@ -96,6 +96,7 @@ struct udp_endpoint {
 	struct port_counters counters; /* what belongs to no peer */
 	struct udp_sending *tx;
 	struct udp_receiving *rx;
+	struct udp_lander *lander;
 };
 
 static inline struct udp_peer *udp_peer_of(struct port *port)

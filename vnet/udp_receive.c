@@ -29,11 +29,10 @@
 
 #include "vnet/core.h"
 #include "vnet/offload.h"
-#include "vnet/udp.h"
+#include "vnet/udp_land.h"
 
-#define RECEIVE_BATCH  32u    /* messages a system call */
-#define RECEIVE_BUFFER 65536u /* bytes; a UDP datagram or train is always shorter */
-#define RECEIVE_MEMORY ((size_t)RECEIVE_BATCH * RECEIVE_BUFFER)
+#define RECEIVE_BATCH  32u /* messages a system call */
+#define RECEIVE_MEMORY ((size_t)RECEIVE_BATCH * UDP_RECEIVE_BUFFER)
 #define VISIT_BATCHES  8u /* batches received before others get their turn */
 
 struct udp_receiving {
@@ -116,6 +115,11 @@ static void part_take(struct udp_endpoint *ep, const uint8_t *data, size_t len,
 	struct udp_peer *peer = rx->peer;
 	struct frame *frame;
 
+	if (udp_land_join(ep->lander, peer, extras, data, len, &frame)) {
+		if (frame)
+			run_add(ep, frame);
+		return;
+	}
 	if (!peer->reassembly) { /* a plain peer was never told that it may */
 		peer->port.counters.drops[DROP_FRAGMENT]++;
 		return;
@@ -189,33 +193,79 @@ static size_t train_segment(struct msghdr *msg)
 	return 0;
 }
 
-static void message_take(struct udp_endpoint *ep, struct mmsghdr *message,
-			 const union socket_address *sa)
+static struct udp_arrival arrival_of(const struct mmsghdr *message, const union socket_address *sa)
 {
-	const struct udp_address from = udp_address_of(sa);
-	struct udp_receiving *rx = ep->rx;
-	struct udp_peer *peer = udp_peer_find(ep, &from);
-	uint8_t *data = message->msg_hdr.msg_iov->iov_base;
-	size_t left = message->msg_len, segment = train_segment(&message->msg_hdr);
+	struct msghdr msg = message->msg_hdr;
+
+	return (struct udp_arrival){
+	    .from = udp_address_of(sa),
+	    .data = msg.msg_iov->iov_base,
+	    .len = message->msg_len,
+	    .segment = train_segment(&msg),
+	    .truncated = msg.msg_flags & MSG_TRUNC,
+	};
+}
+
+/* Whose frames come next? */
+static void peer_switch(struct udp_endpoint *ep, struct udp_peer *peer)
+{
+	if (peer != ep->rx->peer)
+		run_deliver(ep);
+	ep->rx->peer = peer;
+}
+
+static void message_take(struct udp_endpoint *ep, const struct udp_arrival *arrival)
+{
+	struct udp_peer *peer = udp_peer_find(ep, &arrival->from);
+	size_t left = arrival->len, segment = arrival->segment;
+	uint8_t *data = arrival->data;
 
 	if (!peer) {
 		ep->counters.drops[DROP_NOT_PEER] += segment ? (left + segment - 1) / segment : 1;
 		return;
 	}
-	if (peer != rx->peer)
-		run_deliver(ep);
-	rx->peer = peer;
-	if (message->msg_hdr.msg_flags & MSG_TRUNC) {
+	peer_switch(ep, peer);
+	if (arrival->truncated) {
 		peer->port.counters.drops[DROP_OVERSIZE]++;
 		return;
 	}
+	udp_land_learn(ep->lander, peer, arrival);
 	do {
 		size_t len = segment && segment < left ? segment : left;
 
-		datagram_take(ep, data, len, ntohs(from.port));
+		datagram_take(ep, data, len, ntohs(arrival->from.port));
 		data += len;
 		left -= len;
 	} while (left);
+}
+
+/* What is held of a frame in a guest's buffers goes the ordinary way. */
+static void held_give_up(struct udp_endpoint *ep)
+{
+	struct udp_start start;
+
+	if (!udp_land_give_up(ep->lander, &start))
+		return;
+	peer_switch(ep, start.peer);
+	part_take(ep, start.data, start.len, &start.extras);
+}
+
+/* A message that was laid out for. */
+static void message_landed(struct udp_endpoint *ep, unsigned i, struct udp_arrival *arrival)
+{
+	struct udp_peer *peer = udp_peer_find(ep, &arrival->from);
+	struct frame *frame;
+
+	if (!udp_land_take(ep->lander, i, peer, arrival)) {
+		message_take(ep, arrival);
+		return;
+	}
+	held_give_up(ep); /* its rest would have come before another frame */
+	frame = udp_land_frame(ep->lander, i);
+	if (!frame)
+		return;
+	peer_switch(ep, peer);
+	run_add(ep, frame);
 }
 
 static void batch_end(struct udp_endpoint *ep)
@@ -236,19 +286,31 @@ static void batch_end(struct udp_endpoint *ep)
 static unsigned batch_receive(struct udp_endpoint *ep)
 {
 	struct udp_receiving *rx = ep->rx;
+	unsigned laid = udp_land_prepare(ep->lander, rx->messages);
 	int n = recvmmsg(ep->fd, rx->messages, RECEIVE_BATCH, MSG_DONTWAIT, NULL);
 
-	if (n <= 0)
-		return 0;
-	ep->counters.syscalls++;
-	ep->counters.batches++;
+	if (n > 0) {
+		ep->counters.syscalls++;
+		ep->counters.batches++;
+	} else {
+		n = 0;
+	}
 	rx->now_ns = loop_now();
-	for (int i = 0; i < n; i++) {
-		message_take(ep, &rx->messages[i], &rx->from[i]);
+	udp_land_came(ep->lander, rx->messages, (unsigned)n);
+	for (unsigned i = 0; i < (unsigned)n; i++) {
+		struct udp_arrival arrival = arrival_of(&rx->messages[i], &rx->from[i]);
+
+		if (i < laid)
+			message_landed(ep, i, &arrival);
+		else
+			message_take(ep, &arrival);
 		rx->messages[i].msg_hdr.msg_namelen = sizeof(rx->from[i]);
 		rx->messages[i].msg_hdr.msg_controllen = sizeof(rx->control[i].bytes);
 	}
+	if (n && udp_land_stale(ep->lander))
+		held_give_up(ep);
 	batch_end(ep);
+	udp_land_end(ep->lander);
 	return (unsigned)n;
 }
 
@@ -278,8 +340,8 @@ struct udp_receiving *udp_receiving_create(void)
 	madvise(rx->memory, RECEIVE_MEMORY, MADV_NOHUGEPAGE);
 	for (unsigned i = 0; i < RECEIVE_BATCH; i++) {
 		rx->buffers[i] = (struct iovec){
-		    .iov_base = rx->memory + (size_t)i * RECEIVE_BUFFER,
-		    .iov_len = RECEIVE_BUFFER,
+		    .iov_base = rx->memory + (size_t)i * UDP_RECEIVE_BUFFER,
+		    .iov_len = UDP_RECEIVE_BUFFER,
 		};
 		rx->messages[i].msg_hdr = (struct msghdr){
 		    .msg_name = &rx->from[i],

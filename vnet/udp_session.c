@@ -29,6 +29,7 @@
 
 #include "vnet/core.h"
 #include "vnet/udp.h"
+#include "vnet/udp_land.h"
 
 #define PAYLOAD_MIN_V4	 548u  /* RFC 791: every host takes packets of 576 bytes */
 #define PAYLOAD_MIN_V6	 1232u /* RFC 8200, 5: every link carries 1280 */
@@ -139,6 +140,8 @@ static void peer_refresh(void *context)
 	if (up || peer->state == LINK_UP) /* one that went says no more: others may get its ports */
 		udp_peer_ports(peer, says->ports);
 	peer->state = status.state;
+	if (peer->state != LINK_UP)
+		udp_land_forget(peer->endpoint->lander, peer);
 	peer->ups = status.ups;
 	/* To a plain peer the kernel's word holds: it knows what the path carries at this moment.
 	 */
