@@ -314,11 +314,21 @@ static unsigned batch_receive(struct udp_endpoint *ep)
 	return (unsigned)n;
 }
 
+/* Has anything come? To lay out for it is not worth a look that finds nothing. */
+static bool socket_pending(struct udp_endpoint *ep)
+{
+	bool pending = recv(ep->fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT) >= 0;
+
+	ep->counters.syscalls += pending;
+	return pending;
+}
+
 void udp_receive(struct loop_watch *watch, uint32_t revents)
 {
 	struct udp_endpoint *ep = watch->context;
 
-	(void)revents;
+	if (!revents && !socket_pending(ep)) /* the loop spins */
+		return;
 	for (unsigned i = 0; i < VISIT_BATCHES; i++)
 		if (batch_receive(ep) < RECEIVE_BATCH)
 			return;
