@@ -97,6 +97,30 @@ static void file_systems_mount(void)
 	}
 }
 
+/*
+ * The kernel derives TCP's largest buffers from the memory: with 96 MiB, 600 kB, of which half is
+ * window, some six super-frames. A stream then waits for its own acknowledgements.
+ */
+static void tcp_buffers_enlarge(void)
+{
+	static const struct {
+		const char *path, *sizes; /* smallest, first, largest, in bytes */
+	} limits[] = {
+	    {"/proc/sys/net/ipv4/tcp_rmem", "4096 131072 4194304"},
+	    {"/proc/sys/net/ipv4/tcp_wmem", "4096 65536 4194304"},
+	};
+
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		int fd = open(limits[i].path, O_WRONLY | O_CLOEXEC);
+		const size_t size = strlen(limits[i].sizes);
+
+		if (fd < 0 || write(fd, limits[i].sizes, size) != (ssize_t)size)
+			complain("cannot set", limits[i].path, errno);
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
 /* Descriptors 0 to 2 exist even where the kernel found no console. */
 static void descriptors_open(void)
 {
@@ -396,6 +420,7 @@ int main(void)
 	(void)!write(STDOUT_FILENO, STARTED_LINE, strlen(STARTED_LINE));
 	signals_block(&signals);
 	file_systems_mount();
+	tcp_buffers_enlarge();
 	descriptors_open();
 	environment_set();
 	network_start();
