@@ -339,7 +339,7 @@ static const struct cmdline_option machine_options[] = {
 	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N][,mode=auto|guest|vmm]...", "Devices",
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
 	 "largest that every link carries; mode: guest: the guest rings a doorbell, vmm: the sidecar polls, "
-	 "auto (default): by rate, with up=FRAMES (32), down=FRAMES (8), window=US (10000), dwell=US "
+	 "auto (default): by rate, with up=FRAMES (141), down=FRAMES (35), window=US (10000), dwell=US "
 	 "(50000); irq=batch|early: interrupt the guest when frames are there (default), or already when "
 	 "they are seen; may be repeated",
 	 CMDLINE_REPEATABLE, take_net},
