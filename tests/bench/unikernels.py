@@ -19,10 +19,10 @@ def ports(count):
 
 
 class Unikernels:
-    """A server and a client of netbench with NICs of these options, which sleep while they wait."""
+    """A server and a client of netbench with NICs of these options, which sleep while they wait, and work for each frame."""
 
-    def __init__(self, directory, net, test):
-        self.directory, self.net, self.test = directory, net, test
+    def __init__(self, directory, net, test, work_ns=0):
+        self.directory, self.net, self.test, self.work_ns = directory, net, test, work_ns
         self.ports = ports(2)
         self.server = self.client = None
 
@@ -31,7 +31,8 @@ class Unikernels:
         return Vm(self.directory, ("--kernel", guest("netbench"), "--memory", "64M", "--console", "stdio",
                                    "--net", f"mac=02:00:00:00:00:{end:02x},mtu=1500,{self.net}",
                                    "--listen", f"udp://127.0.0.1:{mine}", "--link", f"udp://127.0.0.1:{other}",
-                                   "--ctl", self.control_path(role), "--cmdline", f"role={role} mode=irq {line}"), program=WEFT)
+                                   "--ctl", self.control_path(role), "--cmdline", f"role={role} mode=irq work={self.work_ns} {line}"),
+                  program=WEFT)
 
     def control_path(self, role):
         return f"{self.directory}/{role}.{self.ports[0]}"
@@ -64,9 +65,9 @@ def round_trips(directory, net, count):
         return pair.report()["p50_ns"] / 1e3
 
 
-def load(directory, net, rate, seconds):
+def load(directory, net, rate, seconds, work_ns):
     """Round trips at a rate: how long one takes, and how much CPU of both VMs, guests included; microseconds, medians."""
-    with Unikernels(directory, net, f"test=load rate={rate} seconds={seconds}") as pair:
+    with Unikernels(directory, net, f"test=load rate={rate} seconds={seconds}", work_ns) as pair:
         pair.client.wait_output("load begins")
         before = threads_seconds([pair.client.pid, pair.server.pid]) + children_seconds()
         got = pair.report()

@@ -6,6 +6,7 @@
  *   role=server|client  the server answers until it has served sessions=N clients (default 0: for
  *                       ever)
  *   mode=poll|irq       how to wait for frames (default poll)
+ *   work=NS             be busy so long with each PING or PONG, as a network stack would be
  *   test=stream         client: send frames of size=BYTES (Ethernet header included, default 1514)
  *                       for seconds=N (default 1) or until count=N, batch=N of them per doorbell
  *                       (default 32), rate=N a second (default 0: as many as go)
@@ -54,6 +55,7 @@ _Static_assert(sizeof(struct bench_frame) <= FRAME_MIN, "the smallest frame carr
 
 struct server {
 	struct nic nic;
+	uint64_t work_ns;
 	uint32_t session;
 	uint64_t frames, bytes, first, last; /* of this session; time stamps */
 	uint64_t sessions_left;
@@ -61,6 +63,7 @@ struct server {
 
 struct client {
 	struct nic nic;
+	uint64_t work_ns;
 	uint8_t peer[MAC_SIZE];
 	uint32_t session;
 	uint32_t size;	       /* bytes of a frame */
@@ -96,6 +99,14 @@ static struct bench_frame *frame_receive(struct nic *nic, uint32_t *len, int *bu
 		nic_repost(nic, *buffer);
 	}
 	return frame;
+}
+
+static void work(uint64_t ns)
+{
+	uint64_t start = time_ns();
+
+	while (time_ns() - start < ns)
+		cpu_relax();
 }
 
 /* --- server -------------------------------------------------------------------------------- */
@@ -139,6 +150,7 @@ static void server_handle(struct server *server, const struct bench_frame *frame
 		server_report(server, frame);
 		break;
 	case PING:
+		work(server->work_ns);
 		frame_send(nic, frame->from, PONG, frame->session, frame->sequence, len);
 		break;
 	case BYE:
@@ -155,6 +167,7 @@ static int server_run(void)
 	int buffer;
 
 	server.sessions_left = param_number("sessions", 0) ?: UINT64_MAX;
+	server.work_ns = param_number("work", 0);
 	nic_open(&server.nic, 0, param_is("mode", "irq"));
 	printf("netbench: server ready, mtu %u\n", server.nic.mtu);
 	while (server.sessions_left) {
@@ -348,6 +361,7 @@ static void load_take(struct client *client, struct load *load)
 	int buffer;
 
 	while ((frame = frame_receive(&client->nic, &len, &buffer))) {
+		work(client->work_ns);
 		if (frame->type == PONG && frame->session == client->session &&
 		    frame->sequence < load->sent && load->done < load->sent)
 			load->samples[load->done++] =
@@ -403,6 +417,7 @@ static void client_open(struct client *client)
 		timer_start(REPLY_TIMEOUT_NS, TIMER_VECTOR);
 	}
 	client->session = (uint32_t)tsc_read();
+	client->work_ns = param_number("work", 0);
 	client->size =
 	    (uint32_t)param_number("size", param_is("test", "stream") ? 1514 : FRAME_MIN);
 	if (client->size < FRAME_MIN || client->size > client->nic.mtu + ETHER_HEADER)
