@@ -28,10 +28,10 @@
  *	     not used, something else, given up
  *
  * Learning: messages that came the ordinary way teach. Plans are made when so many large frames of
- * one peer had one shape (streak >= need), as many as messages came in the last batch, and one. A
- * large message that comes otherwise begins a new streak, and the need doubles, up to NEED_MAX; it
- * halves with each EASE frames that landed. So traffic that cannot be foretold costs next to
- * nothing.
+ * one peer had one shape (streak >= need), as many as messages came in the last batch, and some
+ * more; then no more than these are received at once. A large message that comes otherwise begins a
+ * new streak, and the need doubles, up to NEED_MAX; it halves with each EASE frames that landed. So
+ * traffic that cannot be foretold costs next to nothing.
  *
  * The guest can read and rewrite its buffers at any time. It reads nothing that is not for it:
  * core_landing_port() promises that all that links bring can only go to this guest. Headers never
@@ -289,8 +289,12 @@ void udp_land_came(struct udp_lander *l, struct mmsghdr messages[], unsigned n)
 		if (i >= n)
 			plan_end(l->batch[i]);
 	}
-	if (n)
-		l->wanted = n < UDP_LAND_MESSAGES ? n + 1 : UDP_LAND_MESSAGES;
+	if (n && n == l->count)
+		l->wanted = 2 * n; /* there may be more of them */
+	else if (n)
+		l->wanted = n + 1;
+	if (l->wanted > UDP_LAND_MESSAGES)
+		l->wanted = UDP_LAND_MESSAGES;
 }
 
 /* Put a message of @left bytes together in its buffer, and erase it in the guest's. */

@@ -282,12 +282,14 @@ static void batch_end(struct udp_endpoint *ep)
 	}
 }
 
-/* Receive a batch. Returns the number of messages; less than RECEIVE_BATCH: that was all. */
-static unsigned batch_receive(struct udp_endpoint *ep)
+/* Receive a batch: only as much as is laid out for, if anything is. Returns false if that was all.
+ */
+static bool batch_receive(struct udp_endpoint *ep)
 {
 	struct udp_receiving *rx = ep->rx;
 	unsigned laid = udp_land_prepare(ep->lander, rx->messages);
-	int n = recvmmsg(ep->fd, rx->messages, RECEIVE_BATCH, MSG_DONTWAIT, NULL);
+	const unsigned most = laid ? laid : RECEIVE_BATCH;
+	int n = recvmmsg(ep->fd, rx->messages, most, MSG_DONTWAIT, NULL);
 
 	if (n > 0) {
 		ep->counters.syscalls++;
@@ -311,7 +313,7 @@ static unsigned batch_receive(struct udp_endpoint *ep)
 		held_give_up(ep);
 	batch_end(ep);
 	udp_land_end(ep->lander);
-	return (unsigned)n;
+	return (unsigned)n == most;
 }
 
 /* Has anything come? To lay out for it is not worth a look that finds nothing. */
@@ -330,7 +332,7 @@ void udp_receive(struct loop_watch *watch, uint32_t revents)
 	if (!revents && !socket_pending(ep)) /* the loop spins */
 		return;
 	for (unsigned i = 0; i < VISIT_BATCHES; i++)
-		if (batch_receive(ep) < RECEIVE_BATCH)
+		if (!batch_receive(ep))
 			return;
 }
 

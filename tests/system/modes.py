@@ -8,6 +8,7 @@ from vmm_net import HOST, MAC_A, MAC_B, PORTS
 from weft import STATUS_ENVIRONMENT, STATUS_USAGE, VmTest, guest, needs_kvm, wait_for
 
 ENOUGH = 20000  # frames
+LARGE_ENOUGH = 2000  # large ones
 RX, TX = 0, 1   # queues
 BUSY = "mode=auto,up=2,down=1,window=1000000"  # what any traffic is
 HELD, HELD_UP, HELD_RATE = "mode=auto,up=40,down=10,window=20000,dwell=0", 40, 2000  # a load of `up` frames a window
@@ -19,13 +20,13 @@ class ModesTest(VmTest):
                          "--listen", f"udp://{HOST}:{ports[0]}", "--link", f"udp://{HOST}:{ports[1]}",
                          "--ctl", self.path(name), "--cmdline", cmdline)
 
-    def stream(self, net, server_mode="poll", client=""):
+    def stream(self, net, server_mode="poll", client="", frames=ENOUGH // 4):
         """A server and a client that sends until the test ends."""
         ports = next(PORTS), next(PORTS)
         server = self.netbench("server", ports, MAC_A, net, f"role=server mode={server_mode}")
         server.wait_output("server ready")
         self.netbench("client", ports[::-1], MAC_B, net, f"role=client test=stream seconds=100000 {client}")
-        self.advance("client", TX, ENOUGH // 4)
+        self.advance("client", TX, frames)
 
     def stats(self, name):
         with self.control(self.path(name)) as control:
@@ -73,6 +74,18 @@ class Driven(ModesTest):
         self.assertGreater(nic["out_frames"], 0)
         self.assertLessEqual(sum(port["copied_bytes"] for port in server["ports"]), nic["out_bytes"])
         self.assertEqual(sum(endpoint["copied_bytes"] for endpoint in server["endpoints"]), 0)
+
+    def test_cut_through(self):
+        """Large frames land in the guest's buffers: hardly any is copied on the way in either."""
+        def received():
+            stats = self.stats("server")
+            nic = next(port for port in stats["ports"] if port["type"] == "nic")
+            return nic["out_bytes"], sum(port["copied_bytes"] for port in stats["ports"] + stats["endpoints"])
+        self.stream("mode=vmm,mtu=64000", client="size=64014", frames=LARGE_ENOUGH)
+        before = received()
+        self.advance("server", RX, LARGE_ENOUGH)
+        grown, copied = (now - then for now, then in zip(received(), before))
+        self.assertLess(copied, 0.2 * grown)
 
     def test_changed_while_frames_flow(self):
         self.stream("mode=guest")

@@ -411,12 +411,13 @@ static void batches_between(struct train *train, unsigned message)
 
 Test(udp_land, waits_no_longer, .init = setup, .fini = teardown)
 {
-	unsigned landed;
+	unsigned landed, before;
 
 	frames_send(WARM, LARGE, SEGMENT);
 	landed = lender.landed;
+	before = b.frames;
 	frame_send(udp_peer_of(a_link), LARGE, SEGMENT, batches_between);
-	take(4);
+	vm_wait(&b, before + 4);
 	cr_assert_eq(lender.landed, landed);
 	cr_assert_eq(lender.lent, 0);
 }
