@@ -113,6 +113,7 @@ class Run:
         return [(cell, cls) for cell in CELLS for cls in contestants.CONTESTANTS
                 if cell.kind == cls.kind and cls.takes(phase) and not contestants.missing(cls)
                 and phase in (cell.quick if self.quick else cell.phases) and (cls.quick or not self.quick)
+                and (not cls.asked or any(word in cls.asked or cls.asked in word for word in self.only))
                 and all(word in f"{phase.guest}/{cell.name}/{cls.name}" for word in self.only)]
 
     def run(self):
