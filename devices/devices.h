@@ -38,8 +38,9 @@ struct virtio_net_options {
 	uint8_t mac[FRAME_MAC_SIZE];
 	uint32_t mtu; /* bytes, 68..65535; shown to the guest by VIRTIO_NET_F_MTU */
 	uint16_t queue_size; /* entries, a power of two, 2..VIRTQUEUE_SIZE_MAX */
+	unsigned pairs; /* of queues, 1..PORT_PAIRS_MAX; 0 counts as 1 */
 	bool offload; /* offer checksum and segmentation offloads, both ways */
-	struct mode_rules mode; /* for each direction */
+	struct mode_rules mode; /* for each direction of each pair */
 	enum net_irq irq;
 	bool inline_doorbell; /* the vCPU thread that rings for transmit serves the queue while the sidecar sleeps */
 };

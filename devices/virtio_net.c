@@ -2,10 +2,15 @@
 /*
  * Theory of operation
  *
- * The virtio network device (virtio 1.2, 5.1): an interface port of the overlay on one side, three
+ * The virtio network device (virtio 1.2, 5.1): an interface port of the overlay on one side,
  * virtqueues on the other. Here are its features, its configuration and its life; the ways of a
  * frame are virtio_net_tx.c and virtio_net_rx.c, who drives the queues virtio_net_mode.c, and what
  * the driver asks for virtio_net_ctrl.c.
+ *
+ * Queues: one pair, or several for a guest with several CPUs (VIRTIO_NET_F_MQ), then the control
+ * queue. All are served by the one loop. A driver begins with one pair and says how many it uses;
+ * only these are given frames (virtio_net_steer.c) and are polled. What it sends by another is sent
+ * all the same: a driver that goes down to fewer pairs may have frames on their way there.
  *
  * Everything runs on the sidecar but config_read(), which a vCPU thread calls at any moment; what
  * the guest can change in the configuration is therefore one atomic word.
@@ -60,7 +65,7 @@ static void net_config_read(struct virtio_device *dev, uint32_t offset, void *da
 {
 	struct virtio_net *net = net_of(dev);
 	uint64_t word = atomic_load_explicit(&net->config_word, memory_order_relaxed);
-	struct virtio_net_config config = {.max_virtqueue_pairs = 1, .mtu = net->mtu};
+	struct virtio_net_config config = {.max_virtqueue_pairs = net->port.pairs, .mtu = net->mtu};
 
 	memcpy(&config, &word, sizeof(word));
 	memcpy(data, (const char *)&config + offset, len);
@@ -91,30 +96,39 @@ static void net_start(struct virtio_device *dev)
 
 	net->tx_offloads = host_offloads(dev->features);
 	net->port.offloads = net_guest_offloads(dev->features);
-	virtqueue_notify_off(&dev->queues[QUEUE_RX].ring);
-	net_mode_apply(net, PORT_TX);
-	net_mode_apply(net, PORT_RX);
+	/* virtio 1.2, 5.1.2: for a driver that knows of one pair it is the third. */
+	net->ctrl_queue = PAIR_QUEUES * (virtio_has(dev, VIRTIO_NET_F_MQ) ? net->port.pairs : 1);
+	for (unsigned i = QUEUE_RX; i < net->ctrl_queue; i += PAIR_QUEUES)
+		virtqueue_notify_off(&dev->queues[i].ring);
+	net_pairs_activate(net, 1);
 }
 
 static void net_stop(struct virtio_device *dev)
 {
 	struct virtio_net *net = net_of(dev);
 
-	loop_forget(dev->loop, &net->tx_task);
+	for (unsigned i = 0; i < net->port.pairs; i++) {
+		struct net_pair *pair = &net->pairs[i];
+
+		loop_forget(dev->loop, &pair->tx_task);
+		loop_poll_stop(dev->loop, &pair->polls[PORT_TX]);
+		loop_poll_stop(dev->loop, &pair->polls[PORT_RX]);
+		dev->queues[pair->tx].polled = false;
+	}
 	loop_forget(dev->loop, &net->ctrl_task);
-	loop_poll_stop(dev->loop, &net->polls[PORT_TX]);
-	loop_poll_stop(dev->loop, &net->polls[PORT_RX]);
-	dev->queues[QUEUE_TX].polled = false;
 	net->port.offloads = 0;
+	net->port.pairs_active = 1;
 	net_forget(net);
 }
 
 static void net_queue_ready(struct virtio_device *dev, unsigned index)
 {
-	if (index == QUEUE_TX)
-		net_tx_visit(net_of(dev));
-	else if (index == QUEUE_CTRL)
-		net_ctrl_visit(net_of(dev));
+	struct virtio_net *net = net_of(dev);
+
+	if (index == net->ctrl_queue)
+		net_ctrl_visit(net);
+	else if (index < net->ctrl_queue && index % PAIR_QUEUES == QUEUE_TX)
+		net_tx_visit(&net->pairs[index / PAIR_QUEUES]);
 }
 
 static const struct virtio_ops net_ops = {
@@ -143,12 +157,12 @@ static const struct port_ops net_port_ops = {
 static bool options_possible(const struct virtio_net_options *opt)
 {
 	return opt->mtu >= 68 && opt->mtu <= UINT16_MAX && opt->queue_size >= 2 &&
-	       opt->queue_size <= VIRTQUEUE_SIZE_MAX &&
+	       opt->queue_size <= VIRTQUEUE_SIZE_MAX && opt->pairs <= PORT_PAIRS_MAX &&
 	       !(opt->queue_size & (opt->queue_size - 1)) && !(opt->mac[0] & 1);
 }
 
 static void device_init(struct virtio_device *dev, const struct device_env *env,
-			const struct virtio_net_options *opt)
+			const struct virtio_net_options *opt, unsigned pairs)
 {
 	dev->ops = &net_ops;
 	dev->mem = env->mem;
@@ -159,16 +173,36 @@ static void device_init(struct virtio_device *dev, const struct device_env *env,
 	if (opt->offload)
 		dev->features_offered |=
 		    HOST_FEATURES | GUEST_FEATURES | FEATURE(CTRL_GUEST_OFFLOADS);
-	dev->queue_count = QUEUES;
-	dev->queues[QUEUE_RX].size_max = opt->queue_size;
-	dev->queues[QUEUE_TX].size_max = opt->queue_size;
-	dev->queues[QUEUE_TX].inline_bell = opt->inline_doorbell;
-	dev->queues[QUEUE_CTRL].size_max = CTRL_QUEUE_SIZE;
+	if (pairs > 1)
+		dev->features_offered |= FEATURE(MQ);
+	dev->queue_count = PAIR_QUEUES * pairs + 1;
+	for (unsigned i = 0; i < PAIR_QUEUES * pairs; i++) {
+		dev->queues[i].size_max = opt->queue_size;
+		dev->queues[i].inline_bell = opt->inline_doorbell && i % PAIR_QUEUES == QUEUE_TX;
+	}
+	dev->queues[PAIR_QUEUES * pairs].size_max = CTRL_QUEUE_SIZE;
+}
+
+static void pairs_init(struct virtio_net *net, unsigned count, const struct mode_rules *rules)
+{
+	net->port.pairs = count;
+	net->port.pairs_active = 1;
+	net->port.modes = net->modes;
+	for (unsigned i = 0; i < count; i++)
+		net->pairs[i] = (struct net_pair){
+		    .net = net,
+		    .index = i,
+		    .rx = PAIR_QUEUES * i + QUEUE_RX,
+		    .tx = PAIR_QUEUES * i + QUEUE_TX,
+		    .tx_task.run = net_tx_run,
+		};
+	net_modes_init(net, rules);
 }
 
 struct virtio_device *virtio_net_create(const struct device_env *env,
 					const struct virtio_net_options *opt)
 {
+	unsigned pairs = opt->pairs ? opt->pairs : 1;
 	struct virtio_net *net;
 
 	if (!options_possible(opt)) {
@@ -180,15 +214,15 @@ struct virtio_device *virtio_net_create(const struct device_env *env,
 		return NULL;
 	net->tx = malloc(sizeof(*net->tx));
 	net->rx = malloc(sizeof(*net->rx));
-	if (!net->tx || !net->rx) {
+	net->flows = pairs > 1 ? net_flows_create() : NULL;
+	if (!net->tx || !net->rx || (pairs > 1 && !net->flows)) {
 		virtio_net_destroy(&net->dev);
 		errno = ENOMEM;
 		return NULL;
 	}
-	device_init(&net->dev, env, opt);
-	net->tx_task.run = net_tx_run;
+	device_init(&net->dev, env, opt, pairs);
+	pairs_init(net, pairs, &opt->mode);
 	net->ctrl_task.run = net_ctrl_run;
-	net_modes_init(net, &opt->mode);
 	net->irq = opt->irq;
 	net->mtu = opt->mtu;
 	net->frame_max = FRAME_HEADER + NET_VLAN_TAGS + opt->mtu;
@@ -227,5 +261,6 @@ void virtio_net_destroy(struct virtio_device *dev)
 		core_detach(net->port.core, &net->port);
 	free(net->tx);
 	free(net->rx);
+	net_flows_destroy(net->flows);
 	free(net);
 }

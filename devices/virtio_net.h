@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The virtio network device, to its own files: virtio_net.c (features, configuration, life),
- * virtio_net_tx.c, virtio_net_rx.c, virtio_net_ctrl.c and virtio_net_mode.c. Its makers include
- * devices/devices.h.
+ * virtio_net_tx.c, virtio_net_rx.c, virtio_net_steer.c, virtio_net_ctrl.c and virtio_net_mode.c.
+ * Its makers include devices/devices.h.
  *
  * Everything here is the sidecar's, but for config_word.
  */
@@ -47,7 +47,11 @@
 #define CONFIG_MAC_MASK	    0x0000ffffffffffffull
 #define CONFIG_STATUS_SHIFT 48
 
-enum net_queue { QUEUE_RX, QUEUE_TX, QUEUE_CTRL, QUEUES };
+/* Queues of a pair; pair n has 2n and 2n + 1, and the control queue comes last (virtio 1.2, 5.1.2).
+ */
+enum net_queue { QUEUE_RX, QUEUE_TX, PAIR_QUEUES };
+
+struct net_flows;
 
 struct tx_batch {
 	struct frame frames[FRAME_BATCH_MAX];
@@ -69,20 +73,30 @@ struct rx_scratch {
 	struct iovec more[VIRTQUEUE_CHAIN_MAX];
 };
 
+/* A receive and a transmit queue, and who drives them. */
+struct net_pair {
+	struct virtio_net *net;
+	unsigned index, rx, tx; /* its own; of its queues */
+	struct loop_task tx_task;
+	struct loop_poll polls[PORT_DIRECTIONS]; /* going while VMM-driven, active and running */
+	unsigned tx_taken;			 /* requests, in this visit */
+	unsigned rx_given;			 /* frames, of this batch */
+	uint64_t rx_seen; /* requests of the receive queue at the last rx_poll() */
+};
+
 /* Owned by the sidecar, but for config_word. */
 struct virtio_net {
 	struct virtio_device dev;
-	struct port port;
-	struct loop_task tx_task, ctrl_task;
-	struct mode_switch modes[PORT_DIRECTIONS]; /* port.modes */
-	struct loop_poll polls[PORT_DIRECTIONS];   /* active while VMM-driven and running */
-	uint64_t rx_seen; /* port.counters.out_frames of the last rx_poll() */
+	struct port port; /* has the number of pairs */
+	struct net_pair pairs[PORT_PAIRS_MAX];
+	struct mode_switch modes[PORT_PAIRS_MAX * PORT_DIRECTIONS]; /* port.modes */
+	unsigned ctrl_queue;					    /* its number, while running */
+	struct loop_task ctrl_task;
 	enum net_irq irq;
 	uint16_t mtu;
 	uint32_t frame_max;	      /* bytes */
 	uint64_t mac_default;	      /* as in config_word */
 	_Atomic uint64_t config_word; /* written by the sidecar, read by vCPU threads */
-	unsigned tx_taken;	      /* requests, in this visit */
 	uint32_t tx_offloads;	      /* enum port_offload bits the driver may ask for */
 	bool promiscuous, all_multicast;
 	unsigned mac_count;
@@ -90,6 +104,7 @@ struct virtio_net {
 	/* Apart, and never cleared, so that pages which are not used are not resident. */
 	struct tx_batch *tx;
 	struct rx_scratch *rx;
+	struct net_flows *flows; /* NULL with one pair */
 };
 
 /* An address as the low 48 bits of config_word; hosts are little endian. */
@@ -111,6 +126,12 @@ static inline void net_drop(struct virtio_net *net, enum drop_reason reason)
 	net->port.counters.drops[reason]++;
 }
 
+static inline struct mode_switch *net_pair_mode(const struct net_pair *pair,
+						enum port_direction direction)
+{
+	return port_mode(&pair->net->port, pair->index, direction);
+}
+
 /* Bytes a frame may have: the MTU holds for what it is cut into. */
 static inline uint32_t frame_limit(const struct virtio_net *net, const struct frame *frame)
 {
@@ -126,15 +147,28 @@ void net_config_change(struct virtio_net *net, uint64_t clear, uint64_t set);
 
 /* --- virtio_net_tx.c ------------------------------------------------------------------------- */
 
-/* net_tx_visit - take what is in the transmit ring, or as much as a visit may. */
-void net_tx_visit(struct virtio_net *net);
-/* net_tx_run - the same, later: net->tx_task. */
+/* net_tx_visit - take what is in a transmit ring, or as much as a visit may. */
+void net_tx_visit(struct net_pair *pair);
+/* net_tx_run - the same, later: pair->tx_task. */
 void net_tx_run(struct loop_task *task);
 
 /* --- virtio_net_rx.c ------------------------------------------------------------------------- */
 
 /* net_rx_batch - port_ops.send_batch: copy frames into the guest's buffers. */
 void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n);
+
+/* --- virtio_net_steer.c ---------------------------------------------------------------------- */
+
+/* net_flows_create - no flow is known. Returns NULL with errno ENOMEM. */
+struct net_flows *net_flows_create(void);
+void net_flows_destroy(struct net_flows *flows);
+/* net_flow_sent - the guest sent this frame by this pair: remember it. */
+void net_flow_sent(struct net_flows *flows, const struct frame *frame, unsigned pair);
+/*
+ * net_flow_pair - the pair, one of the first @active, for a frame to the guest: from which it last
+ * sent the flow; for a flow unknown by its hash; for what is not IP pair 0.
+ */
+unsigned net_flow_pair(const struct net_flows *flows, const struct frame *frame, unsigned active);
 
 /* --- virtio_net_ctrl.c ----------------------------------------------------------------------- */
 
@@ -145,9 +179,12 @@ void net_ctrl_run(struct loop_task *task);
 
 /* --- virtio_net_mode.c ----------------------------------------------------------------------- */
 
-/* net_modes_init - both directions begin by these rules. */
+/* net_modes_init - both directions of all pairs begin by these rules. */
 void net_modes_init(struct virtio_net *net, const struct mode_rules *rules);
-/* net_mode_apply - the device started, or the mode changed: poll, or do not. */
-void net_mode_apply(struct virtio_net *net, enum port_direction direction);
+/*
+ * net_pairs_activate - the guest uses the first @count pairs from now on: poll as their
+ * modes say, and leave the others to their doorbells.
+ */
+void net_pairs_activate(struct virtio_net *net, unsigned count);
 
 #endif

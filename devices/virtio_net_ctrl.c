@@ -3,8 +3,9 @@
  * Theory of operation
  *
  * The control queue of the network device: receive modes, the MAC filter table, the MAC address,
- * the acknowledgement of an announcement, offloads. A command that was not negotiated, is unknown,
- * or is of the wrong length is answered by VIRTIO_NET_ERR and changes nothing.
+ * the acknowledgement of an announcement, offloads, the number of pairs. A command that was not
+ * negotiated, is unknown, or is of the wrong length is answered by VIRTIO_NET_ERR and changes
+ * nothing.
  *
  * Thread: the sidecar.
  */
@@ -113,6 +114,18 @@ static bool ctrl_offloads(struct virtio_net *net, struct ctrl_data *data)
 	return true;
 }
 
+/* virtio 1.2, 5.1.6.5.5 */
+static bool ctrl_pairs(struct virtio_net *net, struct ctrl_data *data)
+{
+	uint16_t count;
+
+	if (!ctrl_only(data, &count, sizeof(count)) || count < VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN ||
+	    count > net->port.pairs)
+		return false;
+	net_pairs_activate(net, count);
+	return true;
+}
+
 /* Every command there is, and the feature that brings it (virtio 1.2, 5.1.6.5). */
 static const struct ctrl_command {
 	struct virtio_net_ctrl_hdr hdr;
@@ -131,6 +144,7 @@ static const struct ctrl_command {
     {{VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET},
      VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
      ctrl_offloads},
+    {{VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET}, VIRTIO_NET_F_MQ, ctrl_pairs},
 };
 
 static virtio_net_ctrl_ack ctrl_run(struct virtio_net *net, const struct vq_chain *chain)
@@ -175,7 +189,7 @@ static int ctrl_request(struct virtio_device *dev, unsigned index)
 
 void net_ctrl_visit(struct virtio_net *net)
 {
-	if (virtio_queue_visit(&net->dev, QUEUE_CTRL, CTRL_VISIT_REQUESTS, ctrl_request))
+	if (virtio_queue_visit(&net->dev, net->ctrl_queue, CTRL_VISIT_REQUESTS, ctrl_request))
 		loop_defer(net->dev.loop, &net->ctrl_task);
 }
 

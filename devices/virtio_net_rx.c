@@ -4,10 +4,12 @@
  *
  * Receive of the network device: from the core into the guest's buffers.
  *
- * The core calls send_batch(). Each frame is copied into the guest's next buffers: as many as it
- * takes with mergeable buffers, else one. Buffers of a frame that does not fit are put back, and
- * the frame is dropped and counted. The batch is shown by one publish. The driver is never asked to
- * ring for new receive buffers: they are looked at when a frame is there.
+ * The core calls send_batch(). Each frame is copied into the next buffers of its pair (see
+ * virtio_net_steer.c): as many as it takes with mergeable buffers, else one. Buffers of a frame
+ * that does not fit are put back, and the frame is dropped and counted, as it is when the pair has
+ * none: there is no other that the guest expects it in. The batch is shown by one publish a pair.
+ * The driver is never asked to ring for new receive buffers: they are looked at when a frame is
+ * there.
  *
  * A driver that did not negotiate CTRL_RX cannot say what it wants to hear and gets every frame.
  *
@@ -42,12 +44,14 @@ static bool rx_wanted(const struct virtio_net *net, const struct frame *frame)
 }
 
 /* Take a receive buffer of at least @min bytes; breaks the device when it is none. */
-static bool rx_take(struct virtio_net *net, struct vq_chain *chain, struct iovec *iov, size_t min)
+static bool rx_take(struct net_pair *pair, struct vq_chain *chain, struct iovec *iov, size_t min)
 {
-	if (!virtio_queue_pop(&net->dev, QUEUE_RX, chain, iov, VIRTQUEUE_CHAIN_MAX))
+	struct virtio_device *dev = &pair->net->dev;
+
+	if (!virtio_queue_pop(dev, pair->rx, chain, iov, VIRTQUEUE_CHAIN_MAX))
 		return false;
 	if (chain->out_len || chain->in_len < min) {
-		virtio_broken(&net->dev, "a receive buffer is readable, or too short for a header");
+		virtio_broken(dev, "a receive buffer is readable, or too short for a header");
 		return false;
 	}
 	return true;
@@ -57,12 +61,12 @@ static bool rx_take(struct virtio_net *net, struct vq_chain *chain, struct iovec
  * Copy the rest of a frame into further buffers. @n buffers are filled already. Returns their
  * number, with @left 0 when the frame fitted.
  */
-static unsigned rx_merge(struct virtio_net *net, struct iov_cursor *from, size_t *left, unsigned n)
+static unsigned rx_merge(struct net_pair *pair, struct iov_cursor *from, size_t *left, unsigned n)
 {
-	struct rx_scratch *rx = net->rx;
+	struct rx_scratch *rx = pair->net->rx;
 	struct vq_chain chain;
 
-	while (*left && rx_take(net, &chain, rx->more, 1)) {
+	while (*left && rx_take(pair, &chain, rx->more, 1)) {
 		struct iov_cursor to = iov_cursor(rx->more, chain.in_count);
 		size_t len = iov_copy(&to, from, *left);
 
@@ -91,9 +95,10 @@ static struct virtio_net_hdr_v1 rx_header(const struct virtio_net *net, const st
 }
 
 /* Copy a frame into the guest's buffers. Returns DROP_REASONS when it is there. */
-static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *frame)
+static enum drop_reason rx_frame(struct net_pair *pair, const struct frame *frame)
 {
-	struct virtqueue *ring = &net->dev.queues[QUEUE_RX].ring;
+	struct virtio_net *net = pair->net;
+	struct virtio_queue *queue = &net->dev.queues[pair->rx];
 	bool mergeable = virtio_has(&net->dev, VIRTIO_NET_F_MRG_RXBUF);
 	struct virtio_net_hdr_v1 hdr = rx_header(net, frame);
 	struct iov_cursor from = iov_cursor(frame->iov, frame->iovcnt), to;
@@ -104,7 +109,7 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 
 	if (frame->len > frame_limit(net, frame))
 		return DROP_OVERSIZE;
-	if (!rx_take(net, &chain, rx->first, NET_HEADER))
+	if (!rx_take(pair, &chain, rx->first, NET_HEADER))
 		return DROP_RING_FULL;
 	to = iov_cursor(rx->first, chain.in_count);
 	iov_write(&to, &hdr, NET_HEADER);
@@ -112,9 +117,9 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 	left -= len;
 	rx->buffers[0] = (struct rx_buffer){chain.head, NET_HEADER + len};
 	if (mergeable)
-		n = rx_merge(net, &from, &left, n);
+		n = rx_merge(pair, &from, &left, n);
 	if (left) {
-		virtqueue_unpop(ring, n);
+		virtqueue_unpop(&queue->ring, n);
 		return mergeable ? DROP_RING_FULL : DROP_OVERSIZE;
 	}
 	if (n > 1) {
@@ -123,42 +128,72 @@ static enum drop_reason rx_frame(struct virtio_net *net, const struct frame *fra
 		iov_write(&to, &hdr, NET_HEADER);
 	}
 	for (unsigned i = 0; i < n; i++)
-		virtqueue_push(ring, rx->buffers[i].head, rx->buffers[i].written);
-	net->dev.queues[QUEUE_RX].requests += n;
+		virtqueue_push(&queue->ring, rx->buffers[i].head, rx->buffers[i].written);
+	queue->requests += n;
 	return DROP_REASONS;
 }
 
-static enum drop_reason rx_deliver(struct virtio_net *net, const struct frame *frame)
+static enum drop_reason rx_deliver(struct net_pair *pair, const struct frame *frame)
 {
+	const struct virtio_net *net = pair->net;
+
 	if (!net->dev.running)
 		return DROP_RING_FULL;
 	if (!rx_wanted(net, frame))
 		return DROP_FILTER;
 	if (offload_needs(frame) & ~net->port.offloads)
 		return DROP_OFFLOAD;
-	return rx_frame(net, frame);
+	return rx_frame(pair, frame);
+}
+
+static unsigned rx_pair(const struct virtio_net *net, const struct frame *frame)
+{
+	return net->port.pairs_active < 2
+		   ? 0
+		   : net_flow_pair(net->flows, frame, net->port.pairs_active);
+}
+
+/* The first frame of a batch for this pair is here. */
+static void rx_begin(struct net_pair *pair)
+{
+	pair->rx_given = 0;
+	if (pair->net->irq == NET_IRQ_EARLY)
+		virtio_queue_interrupt_early(&pair->net->dev, pair->rx);
+}
+
+static void rx_end(struct net_pair *pair, uint64_t now_ns)
+{
+	virtio_queue_publish(&pair->net->dev, pair->rx);
+	mode_count(net_pair_mode(pair, PORT_RX), pair->rx_given, now_ns);
 }
 
 void net_rx_batch(struct port *port, struct frame *const frames[], unsigned n)
 {
 	struct virtio_net *net = container_of(port, struct virtio_net, port);
 	struct port_counters *counters = &port->counters;
-	uint64_t before = counters->out_frames;
+	unsigned begun = 0; /* a bit for each pair */
+	uint64_t now_ns;
 
-	if (net->irq == NET_IRQ_EARLY)
-		virtio_queue_interrupt_early(&net->dev, QUEUE_RX);
 	for (unsigned i = 0; i < n; i++) {
-		enum drop_reason reason = rx_deliver(net, frames[i]);
+		unsigned index = rx_pair(net, frames[i]);
+		struct net_pair *pair = &net->pairs[index];
+		enum drop_reason reason;
 
+		if (!(begun & 1u << index))
+			rx_begin(pair);
+		begun |= 1u << index;
+		reason = rx_deliver(pair, frames[i]);
 		if (reason != DROP_REASONS) {
 			net_drop(net, reason);
 			continue;
 		}
+		pair->rx_given++;
 		counters->out_frames++;
 		counters->out_bytes += frames[i]->len;
 		counters->copied_bytes += frames[i]->len;
 	}
 	counters->batches++;
-	virtio_queue_publish(&net->dev, QUEUE_RX);
-	mode_count(&net->modes[PORT_RX], counters->out_frames - before, loop_now());
+	now_ns = loop_now();
+	for (; begun; begun &= begun - 1)
+		rx_end(&net->pairs[__builtin_ctz(begun)], now_ns);
 }

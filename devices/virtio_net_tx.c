@@ -82,10 +82,22 @@ static enum drop_reason tx_frame(const struct virtio_net *net, struct frame *fra
 	return offload_check(frame) ? DROP_REASONS : DROP_OFFLOAD;
 }
 
+/* Remember where these flows come from, if there is a choice of where to answer. */
+static void flows_learn(const struct net_pair *pair, unsigned ready)
+{
+	const struct virtio_net *net = pair->net;
+
+	if (net->port.pairs_active < 2 || pair->index >= net->port.pairs_active)
+		return;
+	for (unsigned i = 0; i < ready; i++)
+		net_flow_sent(net->flows, net->tx->ready[i], pair->index);
+}
+
 /* Take and send one batch: virtio_queue_visit(). */
 static int tx_batch(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_net *net = net_of(dev);
+	struct net_pair *pair = &net->pairs[index / PAIR_QUEUES];
 	struct tx_batch *tx = net->tx;
 	unsigned taken = 0, ready = 0, used = 0;
 	struct vq_chain chain;
@@ -103,29 +115,30 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 			net_drop(net, reason);
 		}
 	}
+	flows_learn(pair, ready);
 	if (ready)
 		core_input(net->port.core, &net->port, tx->ready, ready);
 	for (unsigned i = 0; i < taken; i++)
 		virtqueue_push(&dev->queues[index].ring, tx->heads[i], 0);
 	dev->queues[index].requests += taken;
 	virtio_queue_publish(dev, index);
-	net->tx_taken += taken;
+	pair->tx_taken += taken;
 	return taken > 0;
 }
 
-void net_tx_visit(struct virtio_net *net)
+void net_tx_visit(struct net_pair *pair)
 {
-	struct virtio_queue *q = &net->dev.queues[QUEUE_TX];
+	struct virtio_device *dev = &pair->net->dev;
 	bool more;
 
-	net->tx_taken = 0;
-	more = virtio_queue_visit(&net->dev, QUEUE_TX, TX_VISIT_BATCHES, tx_batch);
-	mode_count(&net->modes[PORT_TX], net->tx_taken, loop_now());
-	if (more && !q->polled)
-		loop_defer(net->dev.loop, &net->tx_task);
+	pair->tx_taken = 0;
+	more = virtio_queue_visit(dev, pair->tx, TX_VISIT_BATCHES, tx_batch);
+	mode_count(net_pair_mode(pair, PORT_TX), pair->tx_taken, loop_now());
+	if (more && !dev->queues[pair->tx].polled)
+		loop_defer(dev->loop, &pair->tx_task);
 }
 
 void net_tx_run(struct loop_task *task)
 {
-	net_tx_visit(container_of(task, struct virtio_net, tx_task));
+	net_tx_visit(container_of(task, struct net_pair, tx_task));
 }

@@ -993,7 +993,7 @@ static const struct command commands[] = {
 	{"capture", "start FILE [port NAME] [limit BYTES] | stop | status",
 	 "record frames as pcapng, for Wireshark", "--json", command_overlay},
 	{"metrics", "", "its counters as Prometheus text", "", command_overlay},
-	{"mode", "[NIC [tx|rx] auto|guest|vmm] | history", "who drives its queues: the guest or the VMM", "--json",
+	{"mode", "[NIC [tx[PAIR]|rx[PAIR]] auto|guest|vmm] | history", "who drives its queues: the guest or the VMM", "--json",
 	 command_overlay},
 	{"help", "", "all words of the overlay, as the running program knows them", "--json", command_words},
 };

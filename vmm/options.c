@@ -14,6 +14,7 @@
 #include "vnet/cmdline.h"
 #include "vnet/message.h"
 #include "vnet/overlay_options.h"
+#include "vnet/port.h"
 
 #define NET_QUEUE_SIZE_DEFAULT 512 /* half of it was seen to run dry under iperf3 */
 #define OPTION_MEMORY_MIN (2ull << 20) /* bytes: a kernel above 1 MiB */
@@ -166,6 +167,8 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		net->queue_size = (uint16_t)cmdline_number(option, value, 2, VIRTQUEUE_SIZE_MAX);
 		if (net->queue_size & (net->queue_size - 1))
 			cmdline_bad(option, value, "a queue's size is a power of two");
+	} else if (!strcmp(item, "queues")) {
+		net->queues = (unsigned)cmdline_number(option, value, 1, PORT_PAIRS_MAX);
 	} else if (!strcmp(item, "irq")) {
 		if (strcmp(value, "batch") && strcmp(value, "early"))
 			cmdline_bad(option, value, "say irq=batch or irq=early");
@@ -176,8 +179,8 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		net->inline_doorbell = !strcmp(value, "inline");
 	} else if (!take_mode_item(&net->mode, option, item, value)) {
 		cmdline_bad(option, item,
-			    "it takes mac=, mtu=, queue-size=, mode=, up=, down=, window=, dwell=, irq= and "
-			    "doorbell=");
+			    "it takes mac=, mtu=, queue-size=, queues=, mode=, up=, down=, window=, dwell=, irq= "
+			    "and doorbell=");
 	}
 }
 
@@ -352,13 +355,14 @@ static const struct cmdline_option machine_options[] = {
 	 0, take_kernel},
 	{"initrd", "FILE", NULL, "initial RAM file system for a Linux kernel", 0, take_initrd},
 	{"cmdline", "TEXT", NULL, "command line for the kernel", CMDLINE_EMPTY, take_cmdline},
-	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N][,mode=auto|guest|vmm]...", "Devices",
+	{"net", "[mac=MAC][,mtu=N|auto][,queue-size=N][,queues=N][,mode=auto|guest|vmm]...", "Devices",
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
-	 "largest that every link carries; mode: guest: the guest rings a doorbell, vmm: the sidecar polls, "
-	 "auto (default): by rate, with up=FRAMES (100), down=FRAMES (10), window=US (10000), dwell=US "
-	 "(50000); irq=batch|early: interrupt the guest when frames are there (default), or already when "
-	 "they are seen; doorbell=eventfd|inline: the guest's ring wakes the sidecar (default), or its vCPU "
-	 "sends by itself while the sidecar sleeps; may be repeated",
+	 "largest that every link carries; queues: pairs of queues, 1 to 16 (default: one for each virtual "
+	 "CPU); mode: guest: the guest rings a doorbell, vmm: the sidecar polls, auto (default): by rate, with "
+	 "up=FRAMES (100), down=FRAMES (10), window=US (10000), dwell=US (50000); irq=batch|early: interrupt "
+	 "the guest when frames are there (default), or already when they are seen; "
+	 "doorbell=eventfd|inline: the guest's ring wakes the sidecar (default), or its vCPU sends by itself "
+	 "while the sidecar sleeps; may be repeated",
 	 CMDLINE_REPEATABLE, take_net},
 	{"disk", "FILE[,ro][,serial=NAME]", NULL,
 	 "a virtio disk: raw image file or block device; may be repeated", CMDLINE_REPEATABLE, take_disk},
@@ -396,6 +400,14 @@ static void net_default_mac(struct net_config *net, const char *name, unsigned i
 		net->mac[2 + i] = (uint8_t)(hash >> (24 - 8 * i));
 }
 
+static void net_defaults(struct net_config *net, const struct vm_config *config, unsigned index)
+{
+	if (!net->mac_given)
+		net_default_mac(net, config->name, index);
+	if (!net->queues)
+		net->queues = config->cpus < PORT_PAIRS_MAX ? config->cpus : PORT_PAIRS_MAX;
+}
+
 /* Whether it listens for UDP though there is no peer, and will never be one. */
 static bool only_strangers(const struct vm_config *config)
 {
@@ -423,8 +435,7 @@ static void config_check(struct vm_config *config)
 		if (config->pin_vcpus[i] != PIN_NONE)
 			die(STATUS_USAGE, "--pin: vcpu%u: the VM has %u: say so with --cpus", i, config->cpus);
 	for (unsigned i = 0; i < config->net_count; i++)
-		if (!config->nets[i].mac_given)
-			net_default_mac(&config->nets[i], config->name, i);
+		net_defaults(&config->nets[i], config, i);
 }
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))

@@ -23,6 +23,7 @@ struct net_config {
 	bool mac_given;
 	uint32_t mtu;        /* bytes; 0: from the links */
 	uint16_t queue_size; /* entries */
+	unsigned queues;     /* pairs of them; 0: one a virtual CPU */
 	struct mode_rules mode;
 	enum net_irq irq;
 	bool inline_doorbell;

@@ -350,6 +350,7 @@ static int create_nics(struct vm *vm, const struct device_env *env)
 			.name = name,
 			.mtu = net->mtu ? net->mtu : mtu,
 			.queue_size = net->queue_size,
+			.pairs = net->queues,
 			.offload = vm->config->overlay.offload,
 			.mode = net->mode,
 			.irq = net->irq,

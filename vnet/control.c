@@ -60,8 +60,8 @@ static const struct control_word words[] = {
     {"capture status", "", "how far the capture is", 0, 0, true, word_capture_status},
     {"mode history", "", "the last switches between guest- and VMM-driven", 0, 0, true,
      word_mode_history},
-    {"mode", "[NIC [tx|rx] auto|guest|vmm]",
-     "who drives the queues of a NIC, both or one; alone: show it", 0, 3, false, word_mode},
+    {"mode", "[NIC [tx[PAIR]|rx[PAIR]] auto|guest|vmm]",
+     "who drives the queues of a NIC, all or one; alone: show it", 0, 3, false, word_mode},
     {"metrics", "", "the counters as Prometheus text", 0, 0, true, word_metrics},
     {"help", "", "these words", 0, 0, true, word_help},
 };

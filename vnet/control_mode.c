@@ -13,12 +13,14 @@
 #include "vnet/loop.h"
 #include "vnet/mode.h"
 
-#define ROWS_MAX 32u /* more than a VM has NICs, times two directions */
+#define DIGITS	 "0123456789"
+#define ROWS_MAX (8u * PORT_PAIRS_MAX * PORT_DIRECTIONS) /* as many as a VM may have NICs */
 
 static const char *const directions[] = {[PORT_TX] = "tx", [PORT_RX] = "rx"};
 
 struct mode_row {
 	char port[PORT_NAME_MAX];
+	unsigned pair;
 	enum port_direction direction;
 	struct mode_switch mode;
 };
@@ -30,16 +32,27 @@ struct mode_visit {
 	struct mode_row rows[ROWS_MAX];
 };
 
+static void switch_read(struct mode_visit *visit, const struct port *port, unsigned pair,
+			enum port_direction direction)
+{
+	struct mode_switch *sw = port_mode(port, pair, direction);
+	struct mode_row *row;
+
+	if (visit->count == ROWS_MAX)
+		return;
+	row = &visit->rows[visit->count++];
+	mode_count(sw, 0, visit->now_ns);
+	row->pair = pair;
+	row->direction = direction;
+	row->mode = *sw;
+	memcpy(row->port, port->name, sizeof(row->port));
+}
+
 static void port_read(struct mode_visit *visit, const struct port *port)
 {
-	for (enum port_direction d = 0; d < PORT_DIRECTIONS && visit->count < ROWS_MAX; d++) {
-		struct mode_row *row = &visit->rows[visit->count++];
-
-		mode_count(&port->modes[d], 0, visit->now_ns);
-		row->direction = d;
-		row->mode = port->modes[d];
-		memcpy(row->port, port->name, sizeof(row->port));
-	}
+	for (unsigned pair = 0; pair < port->pairs_active; pair++)
+		for (enum port_direction d = 0; d < PORT_DIRECTIONS; d++)
+			switch_read(visit, port, pair, d);
 }
 
 static void modes_read(void *arg)
@@ -60,6 +73,7 @@ static struct json_object *row_json(const struct mode_row *row)
 	struct json_object *o = json_object_new_object();
 
 	json_add_text(o, "port", row->port);
+	json_add_number(o, "pair", row->pair);
 	json_add_text(o, "direction", directions[row->direction]);
 	return o;
 }
@@ -129,6 +143,7 @@ struct mode_request {
 	struct overlay *overlay;
 	const char *port;
 	bool chosen[PORT_DIRECTIONS];
+	int pair; /* -1: all */
 	enum mode policy;
 	bool found;
 };
@@ -138,23 +153,37 @@ static void modes_choose(void *arg)
 	struct mode_request *request = arg;
 	struct port *port = control_port(request->overlay, request->port);
 
-	request->found = port && port->modes;
-	for (enum port_direction d = 0; request->found && d < PORT_DIRECTIONS; d++)
-		if (request->chosen[d])
-			mode_choose(&port->modes[d], request->policy, loop_now());
+	request->found = port && request->pair < (int)port->pairs && port->pairs;
+	for (unsigned i = 0; request->found && i < port->pairs; i++)
+		for (enum port_direction d = 0; d < PORT_DIRECTIONS; d++)
+			if (request->chosen[d] &&
+			    (request->pair < 0 || (unsigned)request->pair == i))
+				mode_choose(port_mode(port, i, d), request->policy, loop_now());
+}
+
+/* "tx", or "tx1" for that of pair 1 alone. */
+static bool direction_parse(struct mode_request *request, const char *text)
+{
+	const char *number = text + strcspn(text, DIGITS);
+	size_t len = (size_t)(number - text), digits = strlen(number);
+
+	if (digits > 2 || strspn(number, DIGITS) != digits)
+		return false;
+	request->pair = digits ? atoi(number) : -1;
+	for (enum port_direction d = 0; d < PORT_DIRECTIONS; d++)
+		request->chosen[d] = len == 2 && !memcmp(text, directions[d], 2);
+	return request->chosen[PORT_TX] || request->chosen[PORT_RX];
 }
 
 int word_mode(struct control_call *call)
 {
-	const char *direction = call->argc == 3 ? call->argv[1] : NULL;
-	struct mode_request request = {.overlay = call->overlay};
+	struct mode_request request = {
+	    .overlay = call->overlay, .chosen = {true, true}, .pair = -1};
 
 	if (!call->argc)
 		return modes_show(call, false);
-	for (enum port_direction d = 0; d < PORT_DIRECTIONS; d++)
-		request.chosen[d] = !direction || !strcmp(direction, directions[d]);
 	if (call->argc == 1 || !mode_parse(call->argv[call->argc - 1], &request.policy) ||
-	    (!request.chosen[PORT_TX] && !request.chosen[PORT_RX]))
+	    (call->argc == 3 && !direction_parse(&request, call->argv[1])))
 		return control_fail(call, -EINVAL, "write mode %s", call->word->arguments);
 	if (call->check)
 		return 0;
@@ -162,6 +191,7 @@ int word_mode(struct control_call *call)
 	control_loop(call, modes_choose, &request);
 	return request.found
 		   ? 0
-		   : control_fail(call, -ENOENT, "there is no NIC '%.80s': mode shows them",
+		   : control_fail(call, -ENOENT,
+				  "there is no NIC '%.80s', or no such pair: mode shows them",
 				  request.port);
 }

@@ -50,6 +50,7 @@ void mode_init(struct mode_switch *sw, const struct mode_rules *rules, uint64_t 
 	    .rules = *rules,
 	    .mode = rules->policy == MODE_VMM ? MODE_VMM : MODE_GUEST,
 	    .changed = sw->changed,
+	    .context = sw->context,
 	    .window_start_ns = now_ns,
 	};
 	if (!sw->rules.window_ns)

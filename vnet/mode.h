@@ -39,8 +39,9 @@ struct mode_event {
 struct mode_switch {
 	struct mode_rules rules;
 	enum mode mode; /* MODE_GUEST or MODE_VMM */
-	void (*changed)(
-	    struct mode_switch *sw); /* the mode or policy is another now; the owner's */
+	/* The mode or policy is another now. These two are the owner's. */
+	void (*changed)(struct mode_switch *sw);
+	void *context;
 
 	uint64_t window_start_ns, window_frames;
 	uint64_t changed_ns;	/* the last switch */
@@ -49,7 +50,7 @@ struct mode_switch {
 	struct mode_event history[MODE_HISTORY]; /* switch number n is in n % MODE_HISTORY */
 };
 
-/* mode_init - begin, with the first switch possible at once. Nothing but sw->changed is kept. */
+/* mode_init - begin, with the first switch possible at once. Only what is the owner's is kept. */
 void mode_init(struct mode_switch *sw, const struct mode_rules *rules, uint64_t now_ns);
 
 /**

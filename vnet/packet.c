@@ -13,9 +13,8 @@
 #include "vnet/iovec.h"
 #include "vnet/packet.h"
 
-#define ETHER_TYPE	    12u
-#define VLAN_SIZE	    4u
-#define IPV4_RESERVED_OR_DF 0xc000u /* the rest of that field is not 0 in a fragment */
+#define ETHER_TYPE 12u
+#define VLAN_SIZE  4u
 
 size_t packet_copy(const struct frame *frame, uint8_t *header, size_t max)
 {
@@ -26,8 +25,8 @@ size_t packet_copy(const struct frame *frame, uint8_t *header, size_t max)
 	return len;
 }
 
-/* Skip tags (IEEE 802.1Q, 9.6). Returns the EtherType, or 0; @l3 is where its header begins. */
-static unsigned walk_ethernet(const uint8_t *header, size_t len, unsigned *l3)
+/* IEEE 802.1Q, 9.6 */
+unsigned packet_type(const uint8_t *header, size_t len, unsigned *l3)
 {
 	*l3 = FRAME_HEADER;
 	for (unsigned tags = 0; *l3 <= len; *l3 += VLAN_SIZE, tags++) {
@@ -107,7 +106,7 @@ static bool walk_udp(struct packet *packet, const uint8_t *header, size_t len)
 
 bool packet_parse(struct packet *packet, const uint8_t *header, size_t len)
 {
-	unsigned type = walk_ethernet(header, len, &packet->l3);
+	unsigned type = packet_type(header, len, &packet->l3);
 
 	if (type == ETH_P_IP ? !walk_ipv4(packet, header, len)
 			     : type != ETH_P_IPV6 || !walk_ipv6(packet, header, len))

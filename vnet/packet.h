@@ -17,6 +17,8 @@
 			     */
 #define PACKET_VLANS_MAX 2u /* IEEE 802.1Q inside of 802.1ad */
 
+#define IPV4_RESERVED_OR_DF 0xc000u /* the rest of that field is not 0 in a fragment */
+
 /* Offsets of fields in their headers: RFC 791, 8200, 9293, 768. */
 enum {
 	IPV4_TOTAL = 2,
@@ -60,6 +62,12 @@ struct packet {
  * as it was routed. Returns their number.
  */
 size_t packet_copy(const struct frame *frame, uint8_t *header, size_t max);
+
+/*
+ * packet_type - the EtherType behind up to PACKET_VLANS_MAX tags, or 0 if it is not among the first
+ * @len bytes, at least FRAME_HEADER. @l3: where its header begins, at most @len.
+ */
+unsigned packet_type(const uint8_t *header, size_t len, unsigned *l3);
 
 /**
  * packet_parse - find the headers of a TCP segment or UDP datagram.

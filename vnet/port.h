@@ -9,11 +9,11 @@
 #include <stdint.h>
 
 #include "vnet/frame.h"
+#include "vnet/mode.h"
 
 #define PORT_NAME_MAX 80 /* the longest: udp://[ADDRESS%SCOPE]:PORT */
 
 struct core;
-struct mode_switch;
 struct port;
 
 enum port_kind { PORT_INTERFACE, PORT_LINK };
@@ -63,6 +63,8 @@ enum port_offload {
 /* As the guest sees it. */
 enum port_direction { PORT_TX, PORT_RX, PORT_DIRECTIONS };
 
+#define PORT_PAIRS_MAX 16u /* pairs of queues */
+
 enum link_state {
 	LINK_DOWN,  /* the peer does not answer, or the transport fails */
 	LINK_PLAIN, /* carries frames; the peer has never answered a hello: not weft, or not there yet */
@@ -100,9 +102,21 @@ struct port {
 	unsigned index;           /* position in the core, set by core_attach() */
 	uint32_t mtu;             /* largest guest MTU the port can carry, bytes; may change while attached */
 	uint32_t offloads;        /* enum port_offload; may change while attached (between batches) */
-	struct mode_switch *modes; /* of an interface: enum port_direction; NULL: it has none */
+	/*
+	 * Of an interface that has modes: its pairs of queues, those of them that the guest uses, and
+	 * PORT_DIRECTIONS switches a pair; else 0 and NULL.
+	 */
+	unsigned pairs, pairs_active;
+	struct mode_switch *modes;
 	struct port_counters counters;
 };
+
+/* port_mode - the switch of a direction of one of port->pairs pairs. */
+static inline struct mode_switch *port_mode(const struct port *port, unsigned pair,
+					    enum port_direction direction)
+{
+	return &port->modes[pair * PORT_DIRECTIONS + direction];
+}
 
 /* drop_reason_name - stable lower-case name of a reason, for counters and JSON. */
 const char *drop_reason_name(enum drop_reason reason);

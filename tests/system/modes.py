@@ -234,15 +234,42 @@ class Pin(ModesTest):
 @needs_kvm
 class Words(ModesTest):
     def test_refused(self):
-        for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "dwell=-1", "irq=late", "irq=", "doorbell=", "doorbell=bell":
+        for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "dwell=-1", "irq=late", "irq=", \
+                "queues=0", "queues=17", "queues=", "doorbell=", "doorbell=bell":
             with self.subTest(net):
                 self.assert_refused(self.hello("--net", net), STATUS_USAGE, "--net")
         vm = self.endless("--ctl", self.path("ctl"))
         vm.wait_output("ready")
-        for line in "mode nic0", "mode nic0 fast", "mode nic0 up vmm", "mode nic1 vmm", "mode tx vmm", "mode history 3":
+        for line in "mode nic0", "mode nic0 fast", "mode nic0 up vmm", "mode nic1 vmm", "mode tx vmm", "mode history 3", \
+                "mode nic0 tx1 vmm", "mode nic0 tx-1 vmm", "mode nic0 tx000 vmm", "mode nic0 0 vmm", "mode nic0 tx0x vmm":
             with self.subTest(line):
                 self.assertFalse(self.line("ctl", line)["ok"])
         self.assertEqual([row["policy"] for row in self.line("ctl", "mode")["result"]], ["auto", "auto"])
+
+
+@needs_kvm
+class Pairs(ModesTest):
+    def test_words(self):
+        """Those in use are shown, and all can be told."""
+        vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},queues=2",
+                       "--ctl", self.path("ctl"), "--cmdline", "mode=irq")
+        vm.wait_output("ready")
+        self.assertTrue(self.line("ctl", "mode nic0 rx1 vmm")["ok"])
+        self.assertTrue(self.line("ctl", "mode nic0 tx0 vmm")["ok"])
+        rows = [(row["pair"], row["direction"], row["mode"]) for row in self.line("ctl", "mode")["result"]]
+        self.assertEqual(rows, [(0, "tx", "vmm"), (0, "rx", "guest")])
+        self.assertFalse(self.line("ctl", "mode nic0 tx2 vmm")["ok"])
+        self.assertEqual(len(self.stats("ctl")["devices"][0]["queues"]), 5)
+        vm.end()
+
+    def test_linux(self):
+        """A driver with fewer CPUs than there are pairs: the control queue still comes behind all of them."""
+        self.linux("--net", f"mac={MAC_A},queues=4")
+        self.guest_run("ip", "link", "set", "eth0", "promisc", "on")
+        net = next(device for device in self.stats("ctl")["devices"] if device["name"] == "net")
+        self.assertEqual(len(net["queues"]), 9)
+        self.assertGreater(net["queues"][8]["requests"], 0)
+        self.assertFalse(net["broken"])
 
 
 if __name__ == "__main__":

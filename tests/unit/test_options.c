@@ -85,6 +85,14 @@ Test(options, nics)
 	cr_assert_eq(config.nets[1].mac[0] & 3, 2, "locally administered, unicast");
 }
 
+Test(options, queues_are_as_many_as_cpus)
+{
+	cr_assert_eq(parse("--kernel k --net mtu=1500").nets[0].queues, 1);
+	cr_assert_eq(parse("--kernel k --net mtu=1500 --cpus 4").nets[0].queues, 4);
+	cr_assert_eq(parse("--kernel k --net mtu=1500 --cpus 64").nets[0].queues, 16);
+	cr_assert_eq(parse("--kernel k --net queues=3 --cpus 64").nets[0].queues, 3);
+}
+
 Test(options, addresses_follow_from_the_name)
 {
 	struct vm_config a = parse("--kernel k --name a --net mtu=1500 --net mtu=1500");
