@@ -129,7 +129,7 @@ fuzz:
 	$(Q)$(MAKE) --no-print-directory SAN=fuzz $(FUZZ)
 
 # What the benchmark runs on hosts, and in guests.
-bench-build: build/bench/udp_gso build/bench/pingpong
+bench-build: build/bench/udp_gso build/bench/pingpong build/bench/jitter
 	$(Q)$(MAKE) --no-print-directory STATIC=1 build/static/bench/udp_gso
 
 # Everything the tests run: ordinary, sanitized and static builds, guests, images.

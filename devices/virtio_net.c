@@ -181,11 +181,10 @@ static void device_init(struct virtio_device *dev, const struct device_env *env,
 	if (pairs > 1)
 		dev->features_offered |= FEATURE(MQ);
 	dev->queue_count = PAIR_QUEUES * pairs + 1;
-	for (unsigned i = 0; i < PAIR_QUEUES * pairs; i++)
+	for (unsigned i = 0; i < PAIR_QUEUES * pairs; i++) {
 		dev->queues[i].size_max = opt->queue_size;
-	for (unsigned i = QUEUE_TX; i < PAIR_QUEUES * pairs; i += PAIR_QUEUES) {
-		dev->queues[i].coalesce_ns = opt->coalesce_ns;
-		dev->queues[i].inline_bell = opt->inline_doorbell;
+		dev->queues[i].coalesce_ns = i % PAIR_QUEUES == QUEUE_TX ? opt->coalesce_ns : 0;
+		dev->queues[i].inline_bell = opt->inline_doorbell && i % PAIR_QUEUES == QUEUE_TX;
 	}
 	dev->queues[PAIR_QUEUES * pairs].size_max = CTRL_QUEUE_SIZE;
 }

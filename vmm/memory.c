@@ -21,6 +21,10 @@
 
 #define HUGE_PAGE (2ull << 20)
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 static void region_add(struct guest_memory *mem, uint64_t gpa, uint64_t fd_start, uint64_t size)
 {
 	mem->regions[mem->count++] = (struct memory_region){
@@ -88,6 +92,25 @@ int memory_create(struct guest_memory *mem, uint64_t size, bool hugepages)
 	mem->fd = fd;
 	memory_lay(mem);
 	return 0;
+}
+
+/* What is mapped later must find room under the limit too; a mapping that stays empty tells. */
+int memory_lock(const struct guest_memory *mem, uint64_t room)
+{
+	void *probe;
+
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
+		return -errno;
+	probe = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (probe == MAP_FAILED)
+		return -errno;
+	munmap(probe, room);
+	return mlock(mem->base, mem->size) ? -errno : 0;
+}
+
+void memory_populate(const struct guest_memory *mem)
+{
+	madvise(mem->base, mem->size, MADV_POPULATE_WRITE);
 }
 
 void memory_destroy(struct guest_memory *mem)

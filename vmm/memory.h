@@ -47,6 +47,16 @@ struct guest_memory {
  */
 int memory_create(struct guest_memory *mem, uint64_t size, bool hugepages);
 
+/**
+ * memory_lock - keep guest RAM, all of it at once, and the rest of the process as it is used, in the host's RAM.
+ * @room: bytes that the process will map later on, such as the stacks of its threads
+ *
+ * Returns 0 or -errno: -ENOMEM, -EAGAIN or -EPERM where RLIMIT_MEMLOCK is too small for it.
+ */
+int memory_lock(const struct guest_memory *mem, uint64_t room);
+/* memory_populate - have all of guest RAM in the host's RAM again, as far as the kernel can (Linux 5.14). */
+void memory_populate(const struct guest_memory *mem);
+
 /* memory_destroy - unmap and free guest RAM; harmless on a zeroed struct. */
 void memory_destroy(struct guest_memory *mem);
 

@@ -92,6 +92,14 @@ static void take_hugepages(void *context, const struct cmdline_option *option, c
 	config->hugepages = true;
 }
 
+static void take_lock_memory(void *context, const struct cmdline_option *option, char *value)
+{
+	struct vm_config *config = context;
+
+	(void)option, (void)value;
+	config->lock_memory = true;
+}
+
 static void take_cpus(void *context, const struct cmdline_option *option, char *value)
 {
 	struct vm_config *config = context;
@@ -339,6 +347,9 @@ static const struct cmdline_option machine_options[] = {
 	 take_memory},
 	{"hugepages", NULL, NULL, "back guest RAM by 2 MiB pages of the host (reserve them first)", 0,
 	 take_hugepages},
+	{"lock-memory", NULL, NULL,
+	 "keep guest RAM, all of it from the start, and weft itself in the host's RAM: nothing is swapped out", 0,
+	 take_lock_memory},
 	{"cpus", "N", NULL, "virtual CPUs, 1 to 64 (default 1)", 0, take_cpus},
 	{"pin", "sidecar=CPU,vcpu0=CPU,...", NULL,
 	 "host CPUs for these threads: the sidecar, which moves the frames, and virtual CPUs", 0, take_pin},

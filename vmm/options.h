@@ -43,6 +43,7 @@ struct vm_config {
 	const char *name;
 	uint64_t memory; /* bytes */
 	bool hugepages;
+	bool lock_memory;
 	unsigned cpus;
 	/* Host CPUs to run on; PIN_NONE: any. */
 	int pin_sidecar, pin_vcpus[VCPUS_MAX];

@@ -46,6 +46,9 @@
 #define CONTROL_LOOP_ENTRIES 32
 #define SIDECAR_LOOP_ENTRIES 256
 #define DISK_SIZE_MIN        512 /* one sector */
+/* Address space, bytes: of a thread with its stack and heap, and of all else. */
+#define LOCKED_THREAD        (80ull << 20)
+#define LOCKED_OTHER         (128ull << 20)
 
 /* --- the end -------------------------------------------------------------------------------- */
 
@@ -230,6 +233,18 @@ static int create_files(struct vm *vm)
 	return 0;
 }
 
+static int lock_memory(const struct vm *vm)
+{
+	const uint64_t room = LOCKED_OTHER + vm->config->cpus * LOCKED_THREAD;
+	int rc = memory_lock(&vm->memory, room);
+
+	if (rc == -ENOMEM || rc == -EAGAIN || rc == -EPERM)
+		return fail(rc, "--lock-memory: the limit on locked memory is too small: allow %llu KiB (ulimit -l, "
+				"LimitMEMLOCK= of a service)",
+			    (unsigned long long)(vm->config->memory + 2 * room) >> 10);
+	return rc ? fail(rc, "--lock-memory: %s", strerror(-rc)) : 0;
+}
+
 static int create_memory(struct vm *vm)
 {
 	unsigned bits;
@@ -246,7 +261,7 @@ static int create_memory(struct vm *vm)
 	if (rc)
 		return fail(rc, "--memory: cannot have %llu MiB: %s",
 			    (unsigned long long)(vm->config->memory >> 20), strerror(-rc));
-	return 0;
+	return vm->config->lock_memory ? lock_memory(vm) : 0;
 }
 
 /* Refused now rather than ignored later. */
@@ -608,6 +623,8 @@ static int clear_memory(struct vm *vm)
 	else if (fallocate(vm->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 		      (off_t)vm->memory.size))
 		return fail(-errno, "reboot: cannot clear guest RAM: %s", strerror(errno));
+	if (vm->config->lock_memory)
+		memory_populate(&vm->memory);
 	return 0;
 }
 

@@ -74,6 +74,7 @@ class Contestant:
     quick = True     # is in a quick run
     largest = True   # can carry the largest MTU
     one_cpu = False  # is measured on one CPU, too
+    asked = ""       # only where --only has this, or a part of it
 
     def __init__(self, lab, number, phase):
         self.lab, self.number, self.phase = lab, number, phase
@@ -194,7 +195,7 @@ class Guests(Contestant):
 
 class Weft(Guests):
     """Base: what says how the two weft processes reach each other is link()."""
-    mode = ""  # of the NICs; auto, if empty
+    net = ""  # more of --net
 
     def link(self, end):
         raise NotImplementedError
@@ -209,8 +210,7 @@ class Weft(Guests):
                    "--ctl", self.path(f"ctl{end}"), "--agent", self.path(f"agent{end}"))
 
     def nic(self, end):
-        mode = f",mode={self.mode}" if self.mode else ""
-        return ("--net", f"mac=02:00:00:00:00:{end:02x},mtu={self.mtu()}{mode}", *self.link(end))
+        return ("--net", f"mac=02:00:00:00:00:{end:02x},mtu={self.mtu()}{self.net}", *self.link(end))
 
     def counters(self):
         return [self.counters_of(end) for end in (1, 2)]
@@ -239,17 +239,17 @@ class WeftUdp(Weft):
 
 
 class WeftAuto(WeftUdp):
-    name = mode = "auto"
+    name, net = "auto", ",mode=auto"
     about = "weft udp, who drives a queue is decided by the rate"
 
 
 class WeftGuestDriven(WeftUdp):
-    name = mode = "guest"
+    name, net = "guest", ",mode=guest"
     about = "weft udp, guest-driven: a doorbell for each batch"
 
 
 class WeftVmmDriven(WeftUdp):
-    name = mode = "vmm"
+    name, net = "vmm", ",mode=vmm"
     about = "weft udp, VMM-driven: the VMM polls"
 
 
@@ -443,8 +443,20 @@ class NetbenchShm(Netbench):
     under = WeftShm
 
 
+# --- ways of one option -----------------------------------------------------------------------
+
+def variant(net):
+    """weft udp with something added to --net, with and without a guest's kernel."""
+    weft = type("Variant", (WeftUdp,), {"name": f"weft {net}", "about": f"weft udp, --net {net}", "asked": net, "net": f",{net}"})
+    return weft, type("NetbenchVariant", (NetbenchUdp,),
+                      {"name": f"netbench {net}", "about": f"netbench udp, --net {net}", "asked": net, "under": weft})
+
+
+VARIANTS = tuple(cls for net in ("irq=batch", "irq=early", "doorbell=eventfd", "doorbell=inline") for cls in variant(net))
+
 # The first of each kind is the one that the others are compared with.
-CONTESTANTS = (WeftUdp, WeftEth, WeftShm, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp)
+CONTESTANTS = (WeftUdp, WeftEth, WeftShm, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp,
+               *VARIANTS)
 BY_MODE = (WeftAuto, WeftGuestDriven, WeftVmmDriven)
 
 

@@ -92,6 +92,7 @@ class Run:
         return [(cell, cls) for cell in self.cells for cls in self.field
                 if cell.takes(cls, phase) and not contestants.missing(cls)
                 and (not self.quick or phase in cell.quick and cls.quick)
+                and (not cls.asked or any(word in cls.asked or cls.asked in word for word in self.only))
                 and all(word in line_of(phase, cell, cls) for word in self.only)]
 
     def estimate(self):

@@ -88,6 +88,13 @@ class Figures(unittest.TestCase):
         self.assertEqual(waits, [False] * 5)
         self.assertLessEqual(quiet.left, 0)
 
+    def test_variants_are_asked_for(self):
+        names = [{cls.name for pairs in network.Run(None, False, only).plan().values() for _, cls in pairs}
+                 for only in ([], ["weft"], ["irq"], ["1500/stream/weft irq=early"])]
+        self.assertFalse(any("=" in name for name in names[0] | names[1]))
+        self.assertEqual(names[2], {f"{who} irq={when}" for who in ("weft", "netbench") for when in ("batch", "early")})
+        self.assertEqual(names[3], {"weft irq=early"})
+
     def test_quiet_is_seen(self):
         quiet = machine.Quiet(once=LIMIT, altogether=LIMIT)
         shares = iter((0.2, 0.89, 0.95))
@@ -177,6 +184,16 @@ class Run(VmTest):
         results = self.results("modes", "--samples", "1", "--patience", "0", "--only", "/udp-trip/")["modes"]
         self.assertEqual(results["failures"], {})
         self.assertEqual([each["metric"] for each in results["ratios"]], ["UDP round trip p50"])
+
+    def test_jitter(self):
+        bench = self.bench("jitter", "--quick", "--json", "out.json")
+        errors = bench.communicate()[1]
+        self.assertEqual(bench.returncode, 0, errors)
+        with open(self.path("out.json"), encoding="ascii") as file:
+            samples = json.load(file)["jitter"]["samples"]
+        for each in samples["a vCPU of weft"] + samples["a process"]:
+            self.assertLessEqual(each["p999_ns"], each["max_ns"])
+        self.assert_nothing_left(bench)
 
     def test_interrupted(self):
         bench = self.bench(*self.CELL)

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who drives a NIC, guest or VMM: doorbells, interrupts and copies, by their counters. Nothing is timed."""
+import json
 import os
 
 import tap
+import vmm_net
 from vmm_net import HOST, MAC_A, MAC_B, PORTS
-from weft import STATUS_ENVIRONMENT, STATUS_USAGE, VmTest, guest, needs_kvm, wait_for
+from weft import STATUS_ENVIRONMENT, STATUS_OK, STATUS_USAGE, VmTest, guest, needs_kvm, wait_for
 
 ENOUGH = 20000  # frames
 LARGE_ENOUGH = 2000  # large ones
@@ -88,7 +90,13 @@ class Driven(ModesTest):
         self.assertLess(copied, 0.2 * grown)
 
     def test_changed_while_frames_flow(self):
-        self.stream("mode=guest")
+        for doorbell in "eventfd", "inline":
+            with self.subTest(doorbell):
+                self.change_while_frames_flow(f"mode=guest,doorbell={doorbell}")
+                self.end_all()
+
+    def change_while_frames_flow(self, net):
+        self.stream(net)
         self.assertEqual(self.line("client", "mode nic0 tx vmm"), {"ok": True, "result": {}})
         grown = self.advance("client", TX, ENOUGH)
         self.assertLessEqual(grown["kicks"], grown["requests"] / 1000)
@@ -145,14 +153,89 @@ class Idle(ModesTest):
                 vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},mode={mode}",
                                "--ctl", self.path(mode), "--cmdline", "mode=irq")
                 vm.wait_output("ready")
-                sleeps = self.stats(mode)["sidecar_sleeps"]
-                wait_for(lambda mode=mode, sleeps=sleeps: self.stats(mode)["sidecar_sleeps"] > sleeps)
+                borrows = self.stats(mode)["sidecar_borrows"]  # by the questions themselves, once it sleeps
+                wait_for(lambda mode=mode, borrows=borrows: self.stats(mode)["sidecar_borrows"] > borrows)
                 before = self.stats(mode)
                 for _ in range(50):
                     now = self.stats(mode)
                 self.assertEqual(now["sidecar_spins"], before["sidecar_spins"])
                 self.assertLess(now["sidecar_turns"] - before["sidecar_turns"], 50 * 20)
                 vm.end()
+
+
+@needs_kvm
+class Inline(vmm_net.EchoTest):
+    """Who sends what an idle guest answers: the sidecar, woken once more for that, or the vCPU."""
+    ROUNDS = 100
+
+    def turns(self, net):
+        """How often the sidecar went round while the guest answered ROUNDS frames."""
+        self.net = f",mode=guest,doorbell={net}"
+        vm = self.echo("mode=irq")
+
+        def batch():
+            before = self.stats()
+            for _ in range(self.ROUNDS):
+                self.ask(os.urandom(100))
+            after = self.stats()
+            kicks = (stats["devices"][0]["queues"][TX]["kicks"] for stats in (after, before))
+            self.assertGreaterEqual(next(kicks) - next(kicks), self.ROUNDS)
+            return after["sidecar_turns"] - before["sidecar_turns"]
+        yield from iter(batch, None)
+        vm.end()
+
+    def stats(self):
+        with self.control(self.path("ctl")) as control:
+            return control.request("stats")["result"]
+
+    def test_the_sidecar_is_woken(self):
+        self.assertGreaterEqual(next(self.turns("eventfd")), 2 * self.ROUNDS)
+
+    def test_the_sidecar_sleeps(self):
+        """Where the machine is not too busy for it to be asleep in time."""
+        batches = self.turns("inline")
+        wait_for(lambda: next(batches) < 1.5 * self.ROUNDS)
+
+
+@needs_kvm
+class Noise(ModesTest):
+    def jitter(self, *arguments):
+        vm = self.weft("--kernel", guest("jitter"), "--memory", "16M", *arguments)
+        vm.wait_output("spinning")
+        return vm
+
+    def test_no_exits(self):
+        """Nothing of weft's disturbs a vCPU that asks for nothing."""
+        vm = self.jitter("--cmdline", "ms=0", "--net", f"mac={MAC_A}", "--ctl", self.path("ctl"))
+        vcpu = next(task for task in os.listdir(f"/proc/{vm.pid}/task") if self.thread_name(vm, task) == "vcpu0")
+        start = None
+        while start != (start := self.exits()):  # what it printed may still be on its way
+            pass
+        began = self.cpu_ns(vm, vcpu)
+        wait_for(lambda: self.cpu_ns(vm, vcpu) - began > 1e9)
+        self.assertEqual(self.exits(), start)
+
+    def exits(self):
+        return self.stats("ctl")["vcpus"][0]["exits"]
+
+    @staticmethod
+    def thread_name(vm, task):
+        with open(f"/proc/{vm.pid}/task/{task}/comm", encoding="ascii") as file:
+            return file.read().strip()
+
+    @staticmethod
+    def cpu_ns(vm, task):
+        with open(f"/proc/{vm.pid}/task/{task}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[0])
+
+    def test_report(self):
+        vm = self.jitter("--cmdline", "ms=50")
+        self.assertEqual(vm.wait(), STATUS_OK, vm.errors())
+        report = json.loads(next(line for line in vm.output().splitlines() if line.startswith("{")))
+        self.assertGreater(report["readings"], 0)
+        self.assertLessEqual(report["median_ns"], report["p999_ns"])
+        self.assertLessEqual(report["p999_ns"], report["max_ns"])
+        self.assertLessEqual(report["over_100us"], report["over_10us"])
 
 
 @needs_kvm
@@ -181,7 +264,7 @@ class Pin(ModesTest):
 class Words(ModesTest):
     def test_refused(self):
         for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "dwell=-1", "irq=late", "irq=", \
-                "queues=0", "queues=17", "queues=":
+                "queues=0", "queues=17", "queues=", "doorbell=", "doorbell=bell":
             with self.subTest(net):
                 self.assert_refused(self.hello("--net", net), STATUS_USAGE, "--net")
         vm = self.endless("--ctl", self.path("ctl"))

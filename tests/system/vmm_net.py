@@ -27,6 +27,8 @@ def mac_bytes(text):
 
 @needs_kvm
 class Netbench(VmTest):
+    net = ""  # more of --net
+
     def pair(self, cmdline):
         """A server and a client; the client's line of JSON."""
         mode = "mode=irq" if "mode=irq" in cmdline else "mode=poll"
@@ -40,7 +42,7 @@ class Netbench(VmTest):
         return json.loads(lines[-1])
 
     def netbench(self, ports, mac, cmdline):
-        return self.weft("--kernel", guest("netbench"), "--memory", "64M", "--net", f"mac={mac}",
+        return self.weft("--kernel", guest("netbench"), "--memory", "64M", "--net", f"mac={mac}{self.net}",
                          "--listen", f"udp://{HOST}:{ports[0]}", "--link", f"udp://{HOST}:{ports[1]}",
                          "--cmdline", cmdline)
 
@@ -66,8 +68,13 @@ class Netbench(VmTest):
 
 
 @needs_kvm
-class Echo(VmTest):
+class NetbenchInline(Netbench):
+    net = ",mode=guest,doorbell=inline"
+
+
+class EchoTest(VmTest):
     """virtio-echo, with a Geneve peer of our own."""
+    net = ""
 
     def setUp(self):
         super().setUp()
@@ -78,7 +85,7 @@ class Echo(VmTest):
 
     def echo(self, cmdline):
         self.address = HOST, next(PORTS)
-        vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "128M", "--net", f"mac={MAC_A}",
+        vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "128M", "--net", f"mac={MAC_A}{self.net}",
                        "--listen", f"udp://{HOST}:{self.address[1]}",
                        "--link", f"udp://{HOST}:{self.peer.getsockname()[1]}", "--ctl", "ctl", "--cmdline", cmdline)
         vm.wait_output("ready")
@@ -96,6 +103,9 @@ class Echo(VmTest):
         self.assertEqual(answer[8 + 14:], payload)
         return answer
 
+
+@needs_kvm
+class Echo(EchoTest):
     def test_frames_come_back(self):
         for mode in ("poll", "irq"):
             with self.subTest(mode):

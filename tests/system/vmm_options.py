@@ -40,7 +40,7 @@ class Options(VmTest):
 
     def test_help_tells_of_all(self):
         found = {name for name, _, _ in options()}
-        self.assertEqual(found, set(GOOD) | {"help", "hugepages", "rng"})
+        self.assertEqual(found, set(GOOD) | {"help", "hugepages", "lock-memory", "rng"})
 
     def test_value_missing(self):
         for name, takes, _ in options():
@@ -325,6 +325,31 @@ class Resources(VmTest):
             if not re.search(r"HugePages_Free: +0$", file.read(), re.M):
                 self.skipTest("this host has huge pages")
         self.assert_refused(self.hello("--hugepages"), STATUS_ENVIRONMENT, "--hugepages: .*nr_hugepages")
+
+
+@needs_kvm
+class LockMemory(VmTest):
+    def locked_kib(self, vm):
+        with open(f"/proc/{vm.pid}/status", encoding="ascii") as file:
+            return int(re.search(r"VmLck:\s+(\d+)", file.read())[1])
+
+    def test_locked(self):
+        """All of it from the start, though the guest has touched next to nothing."""
+        vm = self.endless("--lock-memory")
+        vm.wait_output("ready")
+        self.assertGreaterEqual(self.locked_kib(vm), 16 << 10)
+        with open(f"/proc/{vm.pid}/status", encoding="ascii") as file:
+            self.assertGreaterEqual(int(re.search(r"RssShmem:\s+(\d+)", file.read())[1]), 16 << 10)
+        plain = self.endless()
+        plain.wait_output("ready")
+        self.assertEqual(self.locked_kib(plain), 0)
+
+    def test_limit(self):
+        prefix = ["prlimit", "--memlock=1048576:1048576"]
+        if os.geteuid() == 0:  # root may lock what it likes, unless it gives that up
+            prefix += ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"]
+        vm = self.hello("--lock-memory", prefix=prefix)
+        self.assert_refused(vm, STATUS_ENVIRONMENT, r"--lock-memory: .*ulimit -l")
 
 
 def elf_with_pvh_note():
