@@ -174,7 +174,8 @@ static void timer_expired(struct loop_timer *timer)
 	if (peer->phase == IB_AWAY)
 		address_resolve(peer);
 	else if (!peer->up)
-		ib_peer_fail(peer, "the peer does not answer");
+		ib_peer_fail(peer, peer->phase == IB_CARRYING ? "connected, but the peer says nothing"
+							     : "the peer does not answer");
 }
 
 void ib_peer_start(struct ib_peer *peer)

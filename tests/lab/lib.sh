@@ -144,6 +144,19 @@ stream() { # CLIENT SERVER SECONDS OPTION...
 	step "stream $1 to $2: $(jq '.end.sum_received.bits_per_second / 1e6 | floor' /tmp/stream.json) Mb/s"
 }
 
+# A soft-RoCE adapter with the addresses 10.9.0.1 and 10.9.0.2, for two processes of one host.
+soft_roce() {
+	ip link add rdma0 mtu 4200 up type dummy
+	ip address add 10.9.0.1/24 dev rdma0
+	ip address add 10.9.0.2/24 dev rdma0
+	rdma link add rxe0 type rxe netdev rdma0
+}
+
+# Whether the link "peer" of a guest's overlay is in this state.
+link_is() { # NUMBER STATE
+	[ "$(counter "$1" '.ports[] | select(.name == "peer") | .state')" = "$2" ]
+}
+
 # --- the run --------------------------------------------------------------------------------------
 
 # If the scenario failed: what the processes said, and in the results their counters.
