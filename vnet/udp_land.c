@@ -400,6 +400,7 @@ bool udp_land_take(struct udp_lander *l, unsigned i, struct udp_peer *peer,
 		if (arrival->len >= FRAME_LARGE)
 			learn_miss(l, plan->peer);
 		plan_gather(plan, (uint32_t)arrival->len);
+		plan_end(plan); /* the guest's buffers are wanted for the copy */
 		arrival->data = plan->buffer;
 		return false;
 	}
