@@ -33,7 +33,7 @@ static struct rx_loan *loan_of(struct landing *landing)
 	return container_of(landing, struct rx_loan, landing);
 }
 
-/* Chains @first and later, whose segments begin at @segment, were not used. */
+/* What a loan still has was not used. The first one is the next to be taken. */
 static void loan_spare(struct rx_scratch *rx, const struct rx_loan *loan)
 {
 	const struct iovec *iov = loan->iov + loan->segment_count;

@@ -60,7 +60,7 @@
 
 /* How a peer's large frames come. */
 struct shape {
-	uint32_t total;	  /* bytes of a frame, at most */
+	uint32_t total;	  /* bytes of the largest frame so far */
 	uint32_t segment; /* bytes of a datagram, but the last one */
 	uint32_t first;	  /* bytes of its header */
 	uint32_t other;	  /* of other parts' headers; 0: there are none */
@@ -86,10 +86,10 @@ struct udp_lander {
 	struct shape shape; /* of frames of: */
 	struct udp_peer *peer;
 	unsigned streak, need, eased;
-	unsigned wanted;  /* plans for the next batch */
-	unsigned quiet;	  /* batches since the last large message */
-	uint32_t largest; /* frame of this batch */
-	bool missed;	  /* in this batch */
+	unsigned wanted; /* plans for the next batch */
+	unsigned quiet;	 /* batches since the last large message */
+	bool large;	 /* a frame of this batch was; */
+	bool missed;	 /* or came otherwise */
 	struct plan *held;
 	const struct plan *held_before; /* since an earlier batch */
 	/* The batch, message by message. */
@@ -149,12 +149,9 @@ void udp_land_learn(struct udp_lander *l, struct udp_peer *peer, const struct ud
 	}
 	l->streak++;
 	l->shape.needs = shape.needs;
-	if (l->shape.segment < shape.segment)
-		l->shape.segment = shape.segment;
 	if (l->shape.total < shape.total)
 		l->shape.total = shape.total;
-	if (l->largest < shape.total)
-		l->largest = shape.total;
+	l->large = true;
 }
 
 /* A large message came otherwise than laid out for. */
@@ -166,27 +163,22 @@ static void learn_miss(struct udp_lander *l, struct udp_peer *peer)
 
 static void learn_hit(struct udp_lander *l, const struct frame *frame)
 {
-	if (l->largest < frame->len)
-		l->largest = frame->len;
+	l->large |= frame->len >= FRAME_LARGE;
 	if (++l->eased % EASE == 0 && l->need > NEED_MIN)
 		l->need /= 2;
 }
 
 static void learn_batch(struct udp_lander *l)
 {
-	uint32_t less = l->shape.total - l->shape.total / 64;
-
 	if (l->missed) {
 		l->streak = l->eased = 0;
 		if (l->need < NEED_MAX)
 			l->need *= 2;
 	}
-	if (l->largest)
-		l->shape.total = l->largest > less ? l->largest : less;
-	l->quiet = l->largest ? 0 : l->quiet + 1;
+	l->quiet = l->large ? 0 : l->quiet + 1;
 	if (l->quiet == QUIET)
 		l->streak = 0;
-	l->largest = 0;
+	l->large = false;
 	l->missed = false;
 }
 
@@ -239,7 +231,14 @@ static struct plan *plan_make(struct udp_lander *l, struct port *nic)
 	plan->shape = l->shape;
 	plan->peer = l->peer;
 	plan->have = 0;
+	if (!plan->shape.other) /* the next one may be longer */
+		plan->shape.segment = UDP_DATAGRAM_MAX;
+	plan->shape.total = FRAME_SIZE_MAX;
 	nic->ops->land(nic, plan->shape.total, &plan->landing);
+	if (!plan->landing) {
+		plan->shape.total = l->shape.total;
+		nic->ops->land(nic, plan->shape.total, &plan->landing);
+	}
 	if (!plan->landing)
 		return NULL;
 	if (plan_lay(plan))
@@ -400,6 +399,7 @@ bool udp_land_take(struct udp_lander *l, unsigned i, struct udp_peer *peer,
 		if (arrival->len >= FRAME_LARGE)
 			learn_miss(l, plan->peer);
 		plan_gather(plan, (uint32_t)arrival->len);
+		plan_end(plan); /* the guest's buffers are wanted for the copy */
 		arrival->data = plan->buffer;
 		return false;
 	}
