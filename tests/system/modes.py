@@ -153,6 +153,8 @@ class Idle(ModesTest):
                 vm = self.weft("--kernel", guest("virtio-echo"), "--memory", "16M", "--net", f"mac={MAC_A},mode={mode}",
                                "--ctl", self.path(mode), "--cmdline", "mode=irq")
                 vm.wait_output("ready")
+                if mode == "vmm":
+                    wait_for(lambda mode=mode: self.stats(mode)["sidecar_spins"])
                 borrows = self.stats(mode)["sidecar_borrows"]  # by the questions themselves, once it sleeps
                 wait_for(lambda mode=mode, borrows=borrows: self.stats(mode)["sidecar_borrows"] > borrows)
                 before = self.stats(mode)
