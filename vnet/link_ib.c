@@ -545,7 +545,7 @@ static const char *const options[] = {"type", NULL};
 const struct link_type link_ib = {
     .scheme = "ib",
     .form = "ib://HOST[:PORT]",
-    .summary = "a peer over InfiniBand or RoCE queue pairs",
+    .summary = "a peer over InfiniBand or RoCE: by connection (type=rc) or datagrams (type=ud)",
     .options = options,
     .listen_form = "ib://[ADDR][:PORT]",
     .listen = endpoint_listen,
