@@ -119,8 +119,9 @@ void ib_peer_reset(struct ib_peer *peer)
 {
 	struct ib_endpoint *ep = peer->endpoint;
 
-	ib_session_end(peer);
+	peer->phase = IB_AWAY; /* what still comes in is nobody's */
 	peer->up = false;
+	ib_session_end(peer);
 	if (peer->device)
 		ep->path->close(peer);
 	if (peer->id)

@@ -180,7 +180,7 @@ static void rc_batch_end(struct ib_peer *peer)
 	if (peer->up)
 		rc_post(peer, &peer->data, RESERVE_FRAMES);
 	if (c->given - c->told >= IB_WINDOW / 2)
-		control_post(peer, NULL, 0, NULL, 0, 0);
+		control_post(peer, (const uint8_t *)"", 0, NULL, 0, 0);
 }
 
 /* --- the connection -------------------------------------------------------------------------- */

@@ -190,6 +190,8 @@ struct ib_slot *ib_ring_fill(struct ib_ring *ring, const uint8_t *header, size_t
 	} else if (slot->wr.num_sge > 1) {
 		slot->hold = hold;
 		frame_hold(hold);
+	} else if (!hold) {
+		counters->copied_bytes += len;
 	}
 	iov_skip(at, len);
 	slot->wr.wr_id = (uint64_t)ring->serial << SERIAL_SHIFT | ring->filled++;

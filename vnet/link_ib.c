@@ -54,7 +54,7 @@ static void endpoint_destroy(void *endpoint)
 #define link_open	  link_refuse
 #define endpoint_listen	  listen_refuse
 #define link_resolve	  NULL
-#define endpoint_counters NULL
+#define counters_of NULL
 
 #else
 
@@ -300,7 +300,7 @@ static void endpoint_destroy(void *endpoint)
 	}
 }
 
-static void endpoint_counters(void *endpoint, struct port_counters *sum)
+static void counters_of(void *endpoint, struct port_counters *sum)
 {
 	for (const struct ib_endpoint *ep = endpoint; ep; ep = ep->next) {
 		for (unsigned r = 0; r < DROP_REASONS; r++)
@@ -545,12 +545,12 @@ static const char *const options[] = {"type", NULL};
 const struct link_type link_ib = {
     .scheme = "ib",
     .form = "ib://HOST[:PORT]",
-    .summary = "a peer over InfiniBand or RoCE queue pairs",
+    .summary = "a peer over InfiniBand or RoCE: by connection (type=rc) or datagrams (type=ud)",
     .options = options,
     .listen_form = "ib://[ADDR][:PORT]",
     .listen = endpoint_listen,
     .open = link_open,
     .resolve = link_resolve,
     .endpoint_destroy = endpoint_destroy,
-    .endpoint_counters = endpoint_counters,
+    .endpoint_counters = counters_of,
 };

@@ -734,7 +734,8 @@ bool fake_inject(struct ibv_qp *to, uint32_t src_qp, const char *source, const v
 		wc.imm_data = htonl(*imm);
 		wc.wc_flags |= IBV_WC_WITH_IMM;
 	}
-	memcpy(message + grh, data, len);
+	if (len)
+		memcpy(message + grh, data, len);
 	return deliver(container_of(to, struct qp, qp), &wc, message, grh + len) == IBV_WC_SUCCESS;
 }
 

@@ -38,6 +38,9 @@ static struct recorder {
 	struct frame_offload last_offload;
 	uint8_t last[FRAME_SIZE_MAX];
 	void (*hook)(void); /* called before a batch is recorded */
+	bool hold;	    /* keep what comes, as an adapter does that reads by itself */
+	unsigned held;
+	struct frame_hold *holds[256];
 } peer;
 
 static struct device_rig rig;
@@ -66,8 +69,20 @@ static void peer_send(struct port *port, struct frame *const frames[], unsigned 
 		peer.hook();
 	peer.batches++;
 	peer.frames += n;
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
 		frame_record(frames[i]);
+		if (!peer.hold)
+			continue;
+		frame_hold(frames[i]->hold);
+		peer.holds[peer.held++] = frames[i]->hold;
+	}
+}
+
+static void peer_let_go(struct port *port)
+{
+	(void)port;
+	while (peer.held)
+		frame_release(peer.holds[--peer.held]);
 }
 
 static void peer_close(struct port *port)
@@ -76,7 +91,7 @@ static void peer_close(struct port *port)
 }
 
 static const struct port_ops peer_ops = {
-    .type = "recorder", .send_batch = peer_send, .close = peer_close};
+    .type = "recorder", .send_batch = peer_send, .let_go = peer_let_go, .close = peer_close};
 
 static void setup_with(uint64_t features, uint16_t ring, uint32_t mtu)
 {
@@ -188,6 +203,49 @@ Test(virtio_net, long_chains_make_smaller_batches, .init = setup, .fini = teardo
 	cr_assert_eq(peer.frames, 20);
 	cr_assert_eq(peer.last_len, 1000 - HDR);
 	cr_assert_eq(memcmp(peer.last, (uint8_t *)rig_host(&rig, RIG_DATA) + HDR, 1000 - HDR), 0);
+}
+
+/* A request goes back when the link has let go of it, whichever that is, with one interrupt a turn.
+ */
+Test(virtio_net, held_requests_go_back_later, .init = setup, .fini = teardown)
+{
+	unsigned interrupts;
+
+	peer.hold = true;
+	tx_lay(60);
+	for (unsigned i = 0; i < 9; i++)
+		cr_assert(
+		    rig_add(&rig, TX, (struct ring_buffer[]){{RIG_DATA, HDR + 60, false}}, 1));
+	tx_send(HDR + 60);
+	rig_turns(&rig, 3);
+	cr_assert_eq(peer.held, 10);
+	cr_assert_eq(rig_used(&rig, TX), -1);
+	interrupts = fake_irq_count(&rig.irqs, 1 + TX);
+	for (unsigned i = 0; i < 4; i++)
+		frame_release(peer.holds[--peer.held]);
+	cr_assert_eq(rig_used(&rig, TX), -1, "not before the end of the turn");
+	rig_turns(&rig, 1);
+	cr_assert_eq(fake_irq_count(&rig.irqs, 1 + TX), interrupts + 1);
+	for (unsigned i = 0; i < 4; i++)
+		cr_assert_eq(rig_used(&rig, TX), 0);
+	cr_assert_eq(rig_used(&rig, TX), -1);
+}
+
+/* A reset takes back what is held, and what comes after it starts with a whole ring. */
+Test(virtio_net, a20_a_reset_with_requests_held, .init = setup, .fini = teardown)
+{
+	peer.hold = true;
+	for (unsigned round = 0; round < 3; round++) {
+		tx_lay(60);
+		for (unsigned i = 0; i < 127; i++)
+			cr_assert(rig_add(&rig, TX,
+					  (struct ring_buffer[]){{RIG_DATA, HDR + 60, false}}, 1));
+		tx_send(HDR + 60);
+		cr_assert_eq(peer.held, 128);
+		rig_reset(&rig);
+		cr_assert_eq(peer.held, 0);
+		cr_assert_eq(rig_used(&rig, TX), -1);
+	}
 }
 
 static void scribble(void)

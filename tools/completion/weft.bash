@@ -28,7 +28,7 @@ _weft_value() { # OPTION: completes its value; fails if it takes none that can b
 	--console) _weft_reply "stdio file: unix: off" ;;
 	--on-reboot) _weft_reply "restart exit" ;;
 	--sandbox | --offload | --learn | --transit | --neighbours) _weft_reply "on off" ;;
-	--link | --listen) _weft_reply "udp:// eth:// shm:// tap:// passt://" ;;
+	--link | --listen) _weft_reply "udp:// eth:// ib:// shm:// tap:// passt://" ;;
 	--tap) _weft_reply "$(ls /sys/class/net 2>/dev/null)" ;;
 	--image) _weft_reply "tty" ;;
 	--name) _weft_reply "$(_weft_clusters "${COMP_WORDS[0]}")" ;;
