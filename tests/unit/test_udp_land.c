@@ -302,6 +302,24 @@ Test(udp_land, shorter, .init = setup, .fini = teardown)
 	cr_assert_eq(copied(), 0);
 }
 
+/* As TCP sends: frames of any length, with small ones between, in one message or two. */
+Test(udp_land, of_all_lengths, .init = setup, .fini = teardown)
+{
+	uint64_t bytes;
+
+	frames_send(WARM, LARGE, SEGMENT);
+	bytes = b.bytes;
+	for (unsigned i = 0; i < 100; i++) {
+		frame_send(udp_peer_of(a_link), 2000 + i * 7919 % 63000, SEGMENT, NULL);
+		frame_send(udp_peer_of(a_link), 66 + i * 31 % 1000, SEGMENT, NULL);
+		frame_send(udp_peer_of(a_link), LARGE, SEGMENT, NULL);
+		take(3);
+	}
+	cr_assert_eq(b_link->counters.landing_misses, 0);
+	cr_assert_lt(copied(), (b.bytes - bytes) / 10);
+	cr_assert_eq(b.disordered, 0);
+}
+
 /* --- what comes otherwise --------------------------------------------------------------------- */
 
 /* Warm up, send one frame that is made otherwise, and see that it comes all the same. */
