@@ -196,8 +196,10 @@ static bool plan_lay(struct plan *plan)
 		uint32_t len = shape->segment - header < left ? shape->segment - header : left;
 		unsigned pieces;
 
-		if (at + header + len >= UDP_RECEIVE_BUFFER)
+		if (at + header >= UDP_DATAGRAM_MAX)
 			break;
+		if (len > UDP_DATAGRAM_MAX - at - header) /* the last one, which may be short */
+			len = UDP_DATAGRAM_MAX - at - header;
 		*iov++ = (struct iovec){.iov_base = plan->buffer + at, .iov_len = header};
 		pieces = iov_slice(&room, len, iov, IOVECS - 1 - (unsigned)(iov - plan->iov));
 		if (!pieces)
