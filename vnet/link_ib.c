@@ -30,8 +30,8 @@
 
 #include "vnet/link.h"
 
-static int link_refuse(const struct link_env *env, const struct link_spec *spec, void **endpoint,
-		       struct port **port, char error[LINK_ERROR_MAX])
+static int link_open(const struct link_env *env, const struct link_spec *spec, void **endpoint,
+		     struct port **port, char error[LINK_ERROR_MAX])
 {
 	(void)env;
 	(void)endpoint;
@@ -40,21 +40,16 @@ static int link_refuse(const struct link_env *env, const struct link_spec *spec,
 			 "the static build has no InfiniBand: use the ordinary build");
 }
 
-static int listen_refuse(const struct link_env *env, const struct link_spec *spec, void **endpoint,
-			 char error[LINK_ERROR_MAX])
+static int endpoint_listen(const struct link_env *env, const struct link_spec *spec,
+			   void **endpoint, char error[LINK_ERROR_MAX])
 {
-	return link_refuse(env, spec, endpoint, NULL, error);
+	return link_open(env, spec, endpoint, NULL, error);
 }
 
 static void endpoint_destroy(void *endpoint)
 {
 	(void)endpoint;
 }
-
-#define link_open	  link_refuse
-#define endpoint_listen	  listen_refuse
-#define link_resolve	  NULL
-#define endpoint_counters NULL
 
 #else
 
@@ -63,8 +58,9 @@ static void endpoint_destroy(void *endpoint)
 #include "vnet/offload.h"
 #include "vnet/session.h"
 
-#define DATAGRAM_MIN 512u /* the smallest whose parts a frame is cut into: see FRAGMENT_PARTS_MAX  \
-			   */
+#define DATAGRAM_MIN                                                                               \
+	512u /* the smallest whose parts a frame is cut into: see FRAGMENT_PARTS_MAX               \
+	      */
 #define DATAGRAM_USUAL 1024u /* while the adapter is not known */
 #define OVERHEAD       ((uint32_t)(sizeof(struct geneve_header) + FRAME_HEADER))
 
@@ -550,7 +546,9 @@ const struct link_type link_ib = {
     .listen_form = "ib://[ADDR][:PORT]",
     .listen = endpoint_listen,
     .open = link_open,
-    .resolve = link_resolve,
     .endpoint_destroy = endpoint_destroy,
+#ifndef WEFT_STATIC
+    .resolve = link_resolve,
     .endpoint_counters = endpoint_counters,
+#endif
 };
