@@ -268,12 +268,11 @@ static void listen_again(struct loop_timer *timer)
 
 static void endpoint_free(struct ib_endpoint *ep)
 {
-	while (ep->peers) {
-		struct port *port = &ep->peers->port;
-
-		if (port->core)
-			core_detach(port->core, port);
-		ib_close(port);
+	for (struct ib_peer *peer = ep->peers, *next; peer; peer = next) {
+		next = peer->next;
+		if (peer->port.core)
+			core_detach(peer->port.core, &peer->port);
+		ib_close(&peer->port);
 	}
 	loop_unwatch(&ep->watch);
 	loop_disarm(&ep->timer);
@@ -312,19 +311,21 @@ static int adapters_open(struct ib_endpoint *ep, const struct link_spec *spec, c
 	int count = 0;
 
 	ep->contexts = ep->calls->get_devices(&count);
-	if (!ep->contexts || !count)
-		return link_fail(
+	if (!ep->contexts || !count) {
+		link_fail(
 		    error, spec, -ENODEV,
-		    "no InfiniBand or RoCE adapter here: load its driver (or rdma_rxe over "
-		    "an Ethernet device), or use udp://");
+		    "no InfiniBand or RoCE adapter here: load its driver (or rdma_rxe over an "
+		    "Ethernet device), or use udp://");
+		return -ENODEV;
+	}
 	ep->channel = ep->calls->create_event_channel();
-	if (!ep->channel)
-		return link_fail(
-		    error, spec, -errno,
-		    "cannot open the connection manager: %s: load rdma_ucm, and see who may "
-		    "open /dev/infiniband/rdma_cm",
-		    strerror(errno));
-	return 0;
+	if (ep->channel)
+		return 0;
+	link_fail(error, spec, -ENODEV,
+		  "cannot open the connection manager: %s: load rdma_ucm, and see who may open "
+		  "/dev/infiniband/rdma_cm",
+		  strerror(errno));
+	return -ENODEV;
 }
 
 static int endpoint_start(struct ib_endpoint *ep, const struct link_spec *spec, char *error)
@@ -337,8 +338,9 @@ static int endpoint_start(struct ib_endpoint *ep, const struct link_spec *spec, 
 	flags = fcntl(ep->channel->fd, F_GETFL);
 	if (flags < 0 || fcntl(ep->channel->fd, F_SETFL, flags | O_NONBLOCK) ||
 	    getrandom(&ep->instance, sizeof(ep->instance), 0) != sizeof(ep->instance))
-		return link_fail(error, spec, -errno, "%s", strerror(errno));
-	err = loop_watch(ep->env.loop, &ep->watch, ep->channel->fd, POLLIN);
+		err = -EIO;
+	else
+		err = loop_watch(ep->env.loop, &ep->watch, ep->channel->fd, POLLIN);
 	if (err)
 		return link_fail(error, spec, err, "cannot watch for connections: %s",
 				 strerror(-err));
@@ -362,8 +364,10 @@ static int endpoint_open(const struct link_env *env, const struct link_spec *spe
 	char why[128];
 	int err;
 
-	if (!ep)
-		return link_fail(error, spec, -ENOMEM, "out of memory");
+	if (!ep) {
+		link_fail(error, spec, -ENOMEM, "out of memory");
+		return -ENOMEM;
+	}
 	ep->env = *env;
 	ep->calls = env->ib_calls ? env->ib_calls : &ib_calls_real;
 	ep->path = path;
@@ -372,7 +376,7 @@ static int endpoint_open(const struct link_env *env, const struct link_spec *spe
 	ep->timer = (struct loop_timer){.expired = listen_again, .context = ep};
 	err = endpoint_start(ep, spec, error);
 	/* An address has its adapter: register memory before the guest runs. */
-	if (!err && ep->listener->verbs) {
+	if (!err && ep->listener && ep->listener->verbs) {
 		struct ib_device *device;
 
 		err = ib_device_get(ep, ep->listener->verbs, ep->listener->port_num, &device, why,

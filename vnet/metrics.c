@@ -109,6 +109,8 @@ static const struct counter port_table[] = {
      offsetof(struct port_counters, copied_bytes)},
     {"weft_port_work_requests_total", "", "Sends handed to an RDMA adapter.",
      offsetof(struct port_counters, work_requests)},
+    {"weft_port_registrations_total", "", "Registrations of memory with an RDMA adapter.",
+     offsetof(struct port_counters, registrations)},
 };
 
 static const struct counter endpoint_table[] = {
