@@ -91,6 +91,8 @@ static void peer_refresh(void *context)
 	session_status(peer->session, &status);
 	if (peer->phase != IB_CARRYING)
 		return;
+	if (was_up && status.state != LINK_UP && ib_peer_alive(peer))
+		return; /* with what it said */
 	peer->up = status.state == LINK_UP;
 	peer->hops = says->features & SESSION_HOPS;
 	peer->payload = session_payload(peer->session);
