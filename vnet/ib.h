@@ -231,6 +231,7 @@ struct ib_peer {
 	struct ib_peer *qpn_next;
 	bool touched; /* something came from it in this batch */
 
+	uint32_t heard;		      /* RC: credits.received when we last wondered */
 	struct ib_credits credits;    /* RC */
 	struct ib_ring data, control; /* RC */
 
@@ -311,6 +312,8 @@ void ib_peer_fail(struct ib_peer *peer, const char *why);
 /* ib_peer_reset - end the connection now. Not from within send_batch(), nor while completions are
  * handled. */
 void ib_peer_reset(struct ib_peer *peer);
+/* ib_peer_alive - RC: something came since the last call; then asks again after a while. */
+bool ib_peer_alive(struct ib_peer *peer);
 /* ib_peer_carry - the queue pair works. */
 void ib_peer_carry(struct ib_peer *peer);
 /* ib_peer_touch - the batch under way concerns the peer. */

@@ -32,6 +32,7 @@
 
 #include "vnet/ib.h"
 #include "vnet/packet.h"
+#include "vnet/session.h"
 
 #define PATIENCE_NS   5000000000ull
 #define RESOLVE_MS    2000
@@ -168,15 +169,31 @@ static void address_resolve(struct ib_peer *peer)
 	}
 }
 
+/* On a busy host answers may be late behind a lot of frames; but the frames come. */
+bool ib_peer_alive(struct ib_peer *peer)
+{
+	bool alive = peer->credits.received != peer->heard;
+
+	peer->heard = peer->credits.received;
+	if (alive)
+		phase_set(peer, IB_CARRYING);
+	return alive;
+}
+
 static void timer_expired(struct loop_timer *timer)
 {
 	struct ib_peer *peer = timer->context;
+	struct link_status status = {0};
+
+	if (peer->session)
+		session_status(peer->session, &status);
 
 	if (peer->phase == IB_AWAY)
 		address_resolve(peer);
-	else if (!peer->up)
-		ib_peer_fail(peer, peer->phase == IB_CARRYING ? "connected, but the peer says nothing"
-							     : "the peer does not answer");
+	else if (status.state != LINK_UP && !(peer->up && ib_peer_alive(peer)))
+		ib_peer_fail(peer, peer->phase == IB_CARRYING
+				       ? "connected, but the peer says nothing"
+				       : "the peer does not answer");
 }
 
 void ib_peer_start(struct ib_peer *peer)
@@ -252,7 +269,7 @@ static void peer_established(struct ib_peer *peer, struct rdma_cm_event *event,
 			ib_peer_fail(peer, "who answers there is not weft, or of another overlay");
 			return;
 		}
-			peer->credits.window = packet_get32(hello->window);
+		peer->credits.window = packet_get32(hello->window);
 		err = peer->endpoint->path->established(peer, &event->param.ud);
 		if (err) {
 			peer_error(peer, "talk to the peer", err);

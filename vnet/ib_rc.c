@@ -232,6 +232,7 @@ static int rc_open(struct ib_peer *peer)
 	if (err)
 		return err;
 	peer->credits = (struct ib_credits){.window = window};
+	peer->heard = 0;
 	ib_peer_enter(peer, peer->id->qp->qp_num);
 	err = ib_ring_open(&peer->data, peer->device, peer->id->qp, peer, IB_SLOTS);
 	if (!err)

@@ -135,6 +135,8 @@ static bool slot_gather(struct ib_ring *ring, struct ib_slot *slot, struct iov_c
 
 		if (piece.iov_len > len)
 			piece.iov_len = len;
+		if (!piece.iov_len)
+			return false;
 		mr = held ? memory_find(device, &piece) : NULL;
 		if (mr && slot->wr.num_sge < (int)device->sge_max)
 			slot->sge[slot->wr.num_sge++] = sge_of(piece.iov_base, piece.iov_len, mr);

@@ -30,8 +30,8 @@
 
 #include "vnet/link.h"
 
-static int link_refuse(const struct link_env *env, const struct link_spec *spec, void **endpoint,
-		       struct port **port, char error[LINK_ERROR_MAX])
+static int link_open(const struct link_env *env, const struct link_spec *spec, void **endpoint,
+		     struct port **port, char error[LINK_ERROR_MAX])
 {
 	(void)env;
 	(void)endpoint;
@@ -40,21 +40,16 @@ static int link_refuse(const struct link_env *env, const struct link_spec *spec,
 			 "the static build has no InfiniBand: use the ordinary build");
 }
 
-static int listen_refuse(const struct link_env *env, const struct link_spec *spec, void **endpoint,
-			 char error[LINK_ERROR_MAX])
+static int endpoint_listen(const struct link_env *env, const struct link_spec *spec,
+			   void **endpoint, char error[LINK_ERROR_MAX])
 {
-	return link_refuse(env, spec, endpoint, NULL, error);
+	return link_open(env, spec, endpoint, NULL, error);
 }
 
 static void endpoint_destroy(void *endpoint)
 {
 	(void)endpoint;
 }
-
-#define link_open	  link_refuse
-#define endpoint_listen	  listen_refuse
-#define link_resolve	  NULL
-#define counters_of NULL
 
 #else
 
@@ -63,8 +58,9 @@ static void endpoint_destroy(void *endpoint)
 #include "vnet/offload.h"
 #include "vnet/session.h"
 
-#define DATAGRAM_MIN 512u /* the smallest whose parts a frame is cut into: see FRAGMENT_PARTS_MAX  \
-			   */
+#define DATAGRAM_MIN                                                                               \
+	512u /* the smallest whose parts a frame is cut into: see FRAGMENT_PARTS_MAX               \
+	      */
 #define DATAGRAM_USUAL 1024u /* while the adapter is not known */
 #define OVERHEAD       ((uint32_t)(sizeof(struct geneve_header) + FRAME_HEADER))
 
@@ -95,6 +91,8 @@ static void peer_refresh(void *context)
 	session_status(peer->session, &status);
 	if (peer->phase != IB_CARRYING)
 		return;
+	if (was_up && status.state != LINK_UP && ib_peer_alive(peer))
+		return; /* with what it said */
 	peer->up = status.state == LINK_UP;
 	peer->hops = says->features & SESSION_HOPS;
 	peer->payload = session_payload(peer->session);
@@ -272,12 +270,11 @@ static void listen_again(struct loop_timer *timer)
 
 static void endpoint_free(struct ib_endpoint *ep)
 {
-	while (ep->peers) {
-		struct port *port = &ep->peers->port;
-
-		if (port->core)
-			core_detach(port->core, port);
-		ib_close(port);
+	for (struct ib_peer *peer = ep->peers, *next; peer; peer = next) {
+		next = peer->next;
+		if (peer->port.core)
+			core_detach(peer->port.core, &peer->port);
+		ib_close(&peer->port);
 	}
 	loop_unwatch(&ep->watch);
 	loop_disarm(&ep->timer);
@@ -300,7 +297,7 @@ static void endpoint_destroy(void *endpoint)
 	}
 }
 
-static void counters_of(void *endpoint, struct port_counters *sum)
+static void endpoint_counters(void *endpoint, struct port_counters *sum)
 {
 	for (const struct ib_endpoint *ep = endpoint; ep; ep = ep->next) {
 		for (unsigned r = 0; r < DROP_REASONS; r++)
@@ -316,19 +313,21 @@ static int adapters_open(struct ib_endpoint *ep, const struct link_spec *spec, c
 	int count = 0;
 
 	ep->contexts = ep->calls->get_devices(&count);
-	if (!ep->contexts || !count)
-		return link_fail(
+	if (!ep->contexts || !count) {
+		link_fail(
 		    error, spec, -ENODEV,
-		    "no InfiniBand or RoCE adapter here: load its driver (or rdma_rxe over "
-		    "an Ethernet device), or use udp://");
+		    "no InfiniBand or RoCE adapter here: load its driver (or rdma_rxe over an "
+		    "Ethernet device), or use udp://");
+		return -ENODEV;
+	}
 	ep->channel = ep->calls->create_event_channel();
-	if (!ep->channel)
-		return link_fail(
-		    error, spec, -errno,
-		    "cannot open the connection manager: %s: load rdma_ucm, and see who may "
-		    "open /dev/infiniband/rdma_cm",
-		    strerror(errno));
-	return 0;
+	if (ep->channel)
+		return 0;
+	link_fail(error, spec, -ENODEV,
+		  "cannot open the connection manager: %s: load rdma_ucm, and see who may open "
+		  "/dev/infiniband/rdma_cm",
+		  strerror(errno));
+	return -ENODEV;
 }
 
 static int endpoint_start(struct ib_endpoint *ep, const struct link_spec *spec, char *error)
@@ -341,8 +340,9 @@ static int endpoint_start(struct ib_endpoint *ep, const struct link_spec *spec, 
 	flags = fcntl(ep->channel->fd, F_GETFL);
 	if (flags < 0 || fcntl(ep->channel->fd, F_SETFL, flags | O_NONBLOCK) ||
 	    getrandom(&ep->instance, sizeof(ep->instance), 0) != sizeof(ep->instance))
-		return link_fail(error, spec, -errno, "%s", strerror(errno));
-	err = loop_watch(ep->env.loop, &ep->watch, ep->channel->fd, POLLIN);
+		err = -EIO;
+	else
+		err = loop_watch(ep->env.loop, &ep->watch, ep->channel->fd, POLLIN);
 	if (err)
 		return link_fail(error, spec, err, "cannot watch for connections: %s",
 				 strerror(-err));
@@ -366,8 +366,10 @@ static int endpoint_open(const struct link_env *env, const struct link_spec *spe
 	char why[128];
 	int err;
 
-	if (!ep)
-		return link_fail(error, spec, -ENOMEM, "out of memory");
+	if (!ep) {
+		link_fail(error, spec, -ENOMEM, "out of memory");
+		return -ENOMEM;
+	}
 	ep->env = *env;
 	ep->calls = env->ib_calls ? env->ib_calls : &ib_calls_real;
 	ep->path = path;
@@ -376,7 +378,7 @@ static int endpoint_open(const struct link_env *env, const struct link_spec *spe
 	ep->timer = (struct loop_timer){.expired = listen_again, .context = ep};
 	err = endpoint_start(ep, spec, error);
 	/* An address has its adapter: register memory before the guest runs. */
-	if (!err && ep->listener->verbs) {
+	if (!err && ep->listener && ep->listener->verbs) {
 		struct ib_device *device;
 
 		err = ib_device_get(ep, ep->listener->verbs, ep->listener->port_num, &device, why,
@@ -550,7 +552,9 @@ const struct link_type link_ib = {
     .listen_form = "ib://[ADDR][:PORT]",
     .listen = endpoint_listen,
     .open = link_open,
-    .resolve = link_resolve,
     .endpoint_destroy = endpoint_destroy,
-    .endpoint_counters = counters_of,
+#ifndef WEFT_STATIC
+    .resolve = link_resolve,
+    .endpoint_counters = endpoint_counters,
+#endif
 };

@@ -109,6 +109,8 @@ static const struct counter port_table[] = {
      offsetof(struct port_counters, copied_bytes)},
     {"weft_port_work_requests_total", "", "Sends handed to an RDMA adapter.",
      offsetof(struct port_counters, work_requests)},
+    {"weft_port_registrations_total", "", "Registrations of memory with an RDMA adapter.",
+     offsetof(struct port_counters, registrations)},
     {"weft_port_landed_frames_total", "", "Frames received straight into the guest's buffers.",
      offsetof(struct port_counters, landed_frames)},
     {"weft_port_landing_misses_total", "",

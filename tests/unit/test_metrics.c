@@ -373,7 +373,7 @@ Test(metrics, a_thousand_ports, .init = up, .fini = down)
 	}
 	core_detach(core, &ports[500]); /* a hole */
 	text = text_of(NULL);
-	cr_assert_eq(check(text), alone + (MANY - 1) * (10 + DROP_REASONS) + (MANY - 2) * 3);
+	cr_assert_eq(check(text), alone + (MANY - 1) * (12 + DROP_REASONS) + (MANY - 2) * 3);
 	free(text);
 	cr_assert_eq(core_attach(core, &ports[500]), 0);
 }
