@@ -58,6 +58,7 @@ static enum drop_reason tx_frame(const struct virtio_net *net, struct frame *fra
 	struct virtio_net_hdr_v1 hdr;
 	struct iovec *start;
 
+	*frame = (struct frame){0};
 	if (chain->in_len || iov_read(&at, &hdr, NET_HEADER) < NET_HEADER)
 		return DROP_FORMAT;
 	if (!tx_offload(net, &hdr, frame))
