@@ -268,7 +268,7 @@ class WeftShm(Weft):
     one_host = one_cpu = True
 
     def link(self, end):
-        return ("--listen" if end == 1 else "--link", f"shm://{self.path('shm')}")
+        return ("--listen" if end == 1 else "--link", f"shm://{self.path('shm')},name=shm")  # a path may be long
 
 
 # --- QEMU -------------------------------------------------------------------------------------

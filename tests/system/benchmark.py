@@ -89,7 +89,11 @@ class Figures(unittest.TestCase):
         self.assertLessEqual(quiet.left, 0)
 
     def test_variants_are_asked_for(self):
-        names = [{cls.name for pairs in network.Run(None, False, only).plan().values() for _, cls in pairs}
+        def plan(only):
+            options = argparse.Namespace(quick=False, only=only, samples=None, patience=None)
+            return network.Run(None, options, network.FULL).plan()
+
+        names = [{cls.name for pairs in plan(only).values() for _, cls in pairs}
                  for only in ([], ["weft"], ["irq"], ["1500/stream/weft irq=early"])]
         self.assertFalse(any("=" in name for name in names[0] | names[1]))
         self.assertEqual(names[2], {f"{who} irq={when}" for who in ("weft", "netbench") for when in ("batch", "early")})
