@@ -24,7 +24,7 @@ CFLAGS   := $(OPT) -std=c17 -Wall -Wextra -Werror -Wstrict-prototypes -Wmissing-
             -fno-strict-aliasing -fstack-protector-strong -D_FORTIFY_SOURCE=2
 CPPFLAGS := -D_GNU_SOURCE -I. -I$(B) -DWEFT_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS  := -Wl,-z,relro,-z,now
-LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4 $(if $(STATIC),,-lrdmacm -libverbs)
+LDLIBS   := -luring -linih -ljson-c -lseccomp -lsodium -lz -llzma -lzstd -llz4
 
 ifeq ($(SAN),address)
 CFLAGS  := $(filter-out -D_FORTIFY_SOURCE=2,$(CFLAGS)) -fsanitize=address,undefined \

@@ -283,6 +283,7 @@ struct ib_endpoint {
 	struct ib_endpoint *next;
 	struct link_env env;
 	const struct ib_calls *calls;
+	struct ib_calls loaded; /* the real ones */
 	const struct ib_path *path;
 	union socket_address local;
 	struct ibv_context **contexts; /* keeps the adapters open: a sandbox opens none */

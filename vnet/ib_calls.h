@@ -61,8 +61,12 @@ struct ib_calls {
 	int (*post_send)(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
 	struct ibv_ah *(*create_ah)(struct ibv_pd *pd, struct ibv_ah_attr *attr);
 	int (*destroy_ah)(struct ibv_ah *ah);
+	const char *(*wc_status_str)(enum ibv_wc_status status);
+	const char *(*event_str)(enum rdma_cm_event_type event);
 };
 
-extern const struct ib_calls ib_calls_real;
+/* ib_calls_load - open the libraries, for the process's life, and fill in the table. Returns 0, or
+ * -ENOENT with the reason in @why, of @size bytes: they are not installed, or too old. */
+int ib_calls_load(struct ib_calls *calls, char why[], size_t size);
 
 #endif

@@ -298,7 +298,7 @@ static const char *refusal_text(const struct ib_hello *hello)
 static void peer_event(struct ib_peer *peer, struct rdma_cm_event *event,
 		       const struct ib_hello *hello)
 {
-	const char *what = rdma_event_str(event->event);
+	const char *what = peer->endpoint->calls->event_str(event->event);
 
 	if (peer->phase == IB_FAILED)
 		return;

@@ -268,7 +268,7 @@ static void send_completed(struct ib_device *device, const struct ibv_wc *wc)
 			ib_peer_touch(ring->owner);
 		return;
 	}
-	snprintf(why, sizeof(why), "the adapter cannot send: %s", ibv_wc_status_str(wc->status));
+	snprintf(why, sizeof(why), "the adapter cannot send: %s", device->calls->wc_status_str(wc->status));
 	if (!ring->owner)
 		ib_device_fail(device, why);
 	else if (wc->status != IBV_WC_WR_FLUSH_ERR) /* that follows from another */

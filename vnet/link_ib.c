@@ -371,12 +371,16 @@ static int endpoint_open(const struct link_env *env, const struct link_spec *spe
 		return -ENOMEM;
 	}
 	ep->env = *env;
-	ep->calls = env->ib_calls ? env->ib_calls : &ib_calls_real;
+	ep->calls = env->ib_calls ? env->ib_calls : &ep->loaded;
 	ep->path = path;
 	ep->local = *local;
 	ep->watch = (struct loop_watch){.ready = ib_events_ready, .context = ep};
 	ep->timer = (struct loop_timer){.expired = listen_again, .context = ep};
-	err = endpoint_start(ep, spec, error);
+	err = env->ib_calls ? 0 : ib_calls_load(&ep->loaded, why, sizeof(why));
+	if (err)
+		link_fail(error, spec, err, "%s", why);
+	else
+		err = endpoint_start(ep, spec, error);
 	/* An address has its adapter: register memory before the guest runs. */
 	if (!err && ep->listener && ep->listener->verbs) {
 		struct ib_device *device;

@@ -953,6 +953,25 @@ static int destroy_ah(struct ibv_ah *ah)
 	return 0;
 }
 
+static const char *wc_status_str(enum ibv_wc_status status)
+{
+	switch (status) {
+	case IBV_WC_RETRY_EXC_ERR:
+		return "transport retry counter exceeded";
+	case IBV_WC_RNR_RETRY_EXC_ERR:
+		return "RNR retry counter exceeded";
+	case IBV_WC_LOC_PROT_ERR:
+		return "local protection error";
+	default:
+		return "a failure";
+	}
+}
+
+static const char *event_str(enum rdma_cm_event_type event)
+{
+	return event == RDMA_CM_EVENT_ESTABLISHED ? "established" : "an event";
+}
+
 const struct ib_calls fake_verbs = {
     .get_devices = get_devices,
     .free_devices = free_devices,
@@ -996,4 +1015,6 @@ const struct ib_calls fake_verbs = {
     .post_send = post_send,
     .create_ah = create_ah,
     .destroy_ah = destroy_ah,
+    .wc_status_str = wc_status_str,
+    .event_str = event_str,
 };
