@@ -13,6 +13,7 @@
 #include "vnet/port.h"
 
 struct core;
+struct geneve_extras;
 struct ib_calls;
 struct iovec;
 struct loop;
@@ -92,6 +93,9 @@ int link_attach(const struct link_env *env, const struct link_spec *spec, struct
 int link_switch(const struct link_spec *spec, const char *name, bool *value, char error[LINK_ERROR_MAX]);
 /* link_state_set - note a change of state and when it was; @why: the error to be shown, NULL keeps the last. */
 void link_state_set(struct link_status *status, enum link_state state, const char *why);
+/* link_extras - what goes with a frame to a weft peer: what is left to do to it, and its hops where @hops says that the
+ * peer knows them. Returns false when the port cannot take it so: DROP_OFFLOAD. */
+bool link_extras(const struct port *port, bool hops, const struct frame *frame, struct geneve_extras *extras);
 /* link_count_sent - count @n frames that left by the port. */
 void link_count_sent(struct port_counters *counters, struct frame *const frames[], unsigned n);
 /* link_retry - arm a timer for the next attempt to come up again; @delay_ns: this wait, 0 at first, then twice

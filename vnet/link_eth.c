@@ -161,16 +161,10 @@ static void packet_add(struct eth_peer *peer, struct frame *frame,
 static enum drop_reason extras_fill(const struct eth_peer *peer, const struct frame *frame,
 				    struct geneve_extras *extras)
 {
-	*extras = (struct geneve_extras){0};
 	if (!peer->interface->up || peer->state == LINK_DOWN)
 		return DROP_DOWN;
-	if (frame->offload.flags || frame->offload.gso_type) {
-		if (offload_needs(frame) & ~peer->port.offloads)
-			return DROP_OFFLOAD;
-		extras->offload = frame->offload;
-	}
-	if (peer->hops && frame->hops < FRAME_HOPS_MAX)
-		extras->hops = frame->hops;
+	if (!link_extras(&peer->port, peer->hops, frame, extras))
+		return DROP_OFFLOAD;
 	return frame->iovcnt < UIO_MAXIOV ? DROP_REASONS : DROP_OVERSIZE;
 }
 

@@ -159,18 +159,12 @@ void ib_session_take(struct ib_peer *peer, const uint8_t *message, size_t len)
 enum drop_reason ib_extras_fill(const struct ib_peer *peer, const struct frame *frame,
 				struct geneve_extras *extras)
 {
-	*extras = (struct geneve_extras){0};
 	if (!peer->up)
 		return DROP_DOWN;
 	if (frame->len > peer->frame_max)
 		return DROP_OVERSIZE;
-	if (frame->offload.flags || frame->offload.gso_type) {
-		if (offload_needs(frame) & ~peer->port.offloads)
-			return DROP_OFFLOAD;
-		extras->offload = frame->offload;
-	}
-	if (peer->hops && frame->hops < FRAME_HOPS_MAX)
-		extras->hops = frame->hops;
+	if (!link_extras(&peer->port, peer->hops, frame, extras))
+		return DROP_OFFLOAD;
 	return DROP_REASONS;
 }
 

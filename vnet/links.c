@@ -19,8 +19,10 @@
 #include <string.h>
 
 #include "vnet/core.h"
+#include "vnet/geneve.h"
 #include "vnet/link.h"
 #include "vnet/loop.h"
+#include "vnet/offload.h"
 
 #define RETRY_MIN_NS 50000000ull
 #define RETRY_MAX_NS 1000000000ull
@@ -245,6 +247,20 @@ void link_state_set(struct link_status *status, enum link_state state, const cha
 		status->ups++;
 	status->since_ns = loop_now();
 	status->state = state;
+}
+
+bool link_extras(const struct port *port, bool hops, const struct frame *frame,
+		 struct geneve_extras *extras)
+{
+	*extras = (struct geneve_extras){0};
+	if (frame->offload.flags || frame->offload.gso_type) {
+		if (offload_needs(frame) & ~port->offloads)
+			return false;
+		extras->offload = frame->offload;
+	}
+	if (hops && frame->hops < FRAME_HOPS_MAX)
+		extras->hops = frame->hops;
+	return true;
 }
 
 void link_count_sent(struct port_counters *counters, struct frame *const frames[], unsigned n)
