@@ -2,7 +2,7 @@
 /*
  * Guest memory: the one door through which the process touches what the guest owns.
  *
- * Guest RAM is one shared memfd, mapped once, and shown to the guest as at most two regions: below the
+ * Guest RAM is one anonymous mapping, shown to the guest as at most two regions: below the
  * 32-bit device hole and above 4 GiB. Every guest-physical address that the process follows goes
  * through guest_range(); nothing else translates.
  */
@@ -22,28 +22,25 @@
 #define MEMORY_REGIONS    2
 
 struct memory_region {
-	uint64_t gpa;      /* first guest-physical address, bytes */
-	uint64_t size;     /* bytes */
-	uint8_t *host;     /* where the region is mapped in this process */
-	uint64_t fd_start; /* offset of the region in the memfd, bytes */
+	uint64_t gpa;  /* first guest-physical address, bytes */
+	uint64_t size; /* bytes */
+	uint8_t *host; /* where the region is mapped in this process */
 };
 
 struct guest_memory {
 	struct memory_region regions[MEMORY_REGIONS];
 	unsigned count;
 	uint64_t size; /* all regions together, bytes */
-	int fd;        /* the memfd; peers and migration share it */
-	uint8_t *base; /* the one mapping of the whole memfd */
+	uint8_t *base; /* of the one mapping, a multiple of 2 MiB */
 };
 
 /**
  * memory_create - allocate guest RAM.
  * @mem:       filled in
  * @size:      bytes, a multiple of MEMORY_PAGE (of 2 MiB with @hugepages)
- * @hugepages: back the memory by 2 MiB pages of hugetlbfs
+ * @hugepages: back the memory by 2 MiB pages of hugetlbfs; otherwise the kernel is asked for transparent ones
  *
- * Returns 0, -EINVAL for an impossible size, or -errno of memfd_create, ftruncate or mmap
- * (-ENOMEM: not enough memory or huge pages).
+ * Returns 0, -EINVAL for an impossible size, or -errno of mmap (-ENOMEM: not enough memory or huge pages).
  */
 int memory_create(struct guest_memory *mem, uint64_t size, bool hugepages);
 
@@ -54,8 +51,14 @@ int memory_create(struct guest_memory *mem, uint64_t size, bool hugepages);
  * Returns 0 or -errno: -ENOMEM, -EAGAIN or -EPERM where RLIMIT_MEMLOCK is too small for it.
  */
 int memory_lock(const struct guest_memory *mem, uint64_t room);
-/* memory_populate - have all of guest RAM in the host's RAM again, as far as the kernel can (Linux 5.14). */
-void memory_populate(const struct guest_memory *mem);
+/**
+ * memory_clear - fill guest RAM with zeroes.
+ * @stay: the pages stay those that they are, for an RDMA adapter knows them or they are locked; otherwise
+ *        what the guest had touched is given back to the host
+ *
+ * Returns 0 or -errno of madvise.
+ */
+int memory_clear(const struct guest_memory *mem, bool stay);
 
 /* memory_destroy - unmap and free guest RAM; harmless on a zeroed struct. */
 void memory_destroy(struct guest_memory *mem);
@@ -81,12 +84,7 @@ static inline void *guest_range(const struct guest_memory *mem, uint64_t gpa, ui
 	return NULL;
 }
 
-/**
- * memory_load - store @len bytes at a guest-physical address that the guest has not touched yet.
- *
- * Through the memfd rather than the mapping, which saves a page fault a page (half the cost of loading a
- * kernel). Returns false when the range is not RAM, as guest_range(). Set-up only.
- */
+/* memory_load - store @len bytes at a guest-physical address. Returns false when the range is not RAM, as guest_range(). */
 bool memory_load(const struct guest_memory *mem, uint64_t gpa, const void *data, uint64_t len);
 
 #endif

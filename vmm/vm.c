@@ -456,7 +456,6 @@ int vm_create(struct vm *vm, const struct vm_config *config)
 	int rc;
 
 	*vm = (struct vm){.config = config, .kernel_fd = -1, .initrd_fd = -1, .signal_fd = -1};
-	vm->memory.fd = -1;
 	vm->started_ns = loop_now();
 	pthread_mutex_init(&vm->pause_lock, NULL);
 	pthread_cond_init(&vm->pause_changed, NULL);
@@ -612,20 +611,12 @@ static int run_once(struct vm *vm)
 	return rc;
 }
 
-/*
- * A reboot begins with clean memory, which also gives back what the guest had touched; but pages that an RDMA adapter
- * knows must stay those that the guest has.
- */
+/* A reboot begins with clean memory. Pages that an RDMA adapter knows must stay those that the guest has. */
 static int clear_memory(struct vm *vm)
 {
-	if (atomic_load(&vm->pinned))
-		memset(vm->memory.base, 0, vm->memory.size);
-	else if (fallocate(vm->memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		      (off_t)vm->memory.size))
-		return fail(-errno, "reboot: cannot clear guest RAM: %s", strerror(errno));
-	if (vm->config->lock_memory)
-		memory_populate(&vm->memory);
-	return 0;
+	int rc = memory_clear(&vm->memory, vm->config->lock_memory || atomic_load(&vm->pinned));
+
+	return rc ? fail(rc, "reboot: cannot clear guest RAM: %s", strerror(-rc)) : 0;
 }
 
 /* Leaves any end but a reboot as it is: the sidecar may have failed before, or between, two runs. */

@@ -18,6 +18,7 @@ import sys
 import time
 
 from machine import ROOT, Quiet, output_of, threads_seconds
+from weft import resident_kib
 
 DYNAMIC, STATIC, CTL = (f"{ROOT}/build/{name}" for name in ("weft", "static/weft", "weft-ctl"))
 HELLO = f"{ROOT}/build/guests/hello.elf"
@@ -76,12 +77,6 @@ class Vm:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(TIMEOUT_S)
         return time.monotonic() - begin
-
-    def resident_kib(self):
-        """The process's resident memory less the guest's RAM, which is its only shared memory file."""
-        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as file:
-            fields = dict(re.findall(r"^(\w+):\s+(\d+) kB$", file.read(), re.M))
-        return int(fields["VmRSS"]) - int(fields["RssShmem"])
 
     def cpu_seconds(self):
         """CPU time of all threads (schedstat) up to where the guest goes to sleep, which it does at once."""
@@ -198,7 +193,7 @@ def resident(program):
     with linux_controlled(program) as vm:
         vm.seconds_to_agent()
         time.sleep(SETTLE_S)
-        return vm.resident_kib() / 1024
+        return resident_kib(vm.process.pid) / 1024
 
 
 def guest_used():

@@ -187,17 +187,6 @@ class Sizes(VmTest):
 class Cost(VmTest):
     """Resident memory of an idle VM's process, less the RAM that its guest has touched."""
 
-    def resident_kib(self, vm):
-        """All mappings but the guest's RAM; smaps is exact where the sums in status are not."""
-        resident, counted = 0, True
-        with open(f"/proc/{vm.pid}/smaps", encoding="ascii") as file:
-            for line in file:
-                if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
-                    counted = "memfd:weft-guest-ram" not in line
-                elif counted and line.startswith("Rss:"):
-                    resident += int(line.split()[1])
-        return resident
-
     def check(self, kind, program):
         if not os.path.exists(program):
             self.skipTest(f"{program} is not built")
@@ -207,7 +196,7 @@ class Cost(VmTest):
                        program=program)
         with self.control() as control:
             wait_for(lambda: control.request("status")["result"]["agent_up"], 0.1)
-        self.assertLessEqual(self.resident_kib(vm), RESIDENT_MAX_KIB[kind])
+        self.assertLessEqual(resident_kib(vm.pid), RESIDENT_MAX_KIB[kind])
 
     @needs_kvm
     def test_resident_memory(self):

@@ -62,6 +62,13 @@ def linux(kernel_file="vmlinux"):
     return kernel, initrd
 
 
+def resident_kib(pid):
+    """Resident memory of a VM's process, less its guest's RAM: the mapping for which huge pages are asked (VmFlags, "hg")."""
+    with open(f"/proc/{pid}/smaps", encoding="ascii") as file:
+        mappings = re.findall(r"^Rss: +(\d+) kB$.*?^VmFlags:([ \w]*)$", file.read(), re.M | re.S)
+    return sum(int(resident) for resident, flags in mappings if "hg" not in flags.split())
+
+
 def wait_for(condition, pause=0.01):
     """Wait until the condition gives a true value, and return that; AssertionError after LIMIT."""
     end = time.monotonic() + LIMIT
