@@ -42,7 +42,7 @@ static uint32_t get32(const uint8_t from[4])
 
 /* --- weft's options ------------------------------------------------------------------------ */
 
-/* Data of any of them. */
+/* Data of any of them, where it lies in the packet. */
 union option_data {
 	struct geneve_weft_offload offload;
 	struct geneve_weft_part part;
@@ -62,6 +62,7 @@ static void offload_write(union option_data *data, const struct geneve_extras *e
 	put16(data->offload.gso_size, extras->offload.gso_size);
 	put16(data->offload.csum_start, extras->offload.csum_start);
 	put16(data->offload.csum_offset, extras->offload.csum_offset);
+	put16(data->offload.reserved, 0);
 }
 
 static bool offload_read(const union option_data *data, struct geneve_extras *extras)
@@ -108,7 +109,7 @@ static bool hops_present(const struct geneve_extras *extras)
 
 static void hops_write(union option_data *data, const struct geneve_extras *extras)
 {
-	data->hops.hops = extras->hops;
+	data->hops = (struct geneve_weft_hops){.hops = extras->hops};
 }
 
 static bool hops_read(const union option_data *data, struct geneve_extras *extras)
@@ -140,13 +141,11 @@ static uint8_t *option_write(uint8_t *at, const struct weft_option *kind,
 			     const struct geneve_extras *extras)
 {
 	struct geneve_option option = {.type = kind->type};
-	union option_data data = {0};
 
 	put16(option.class, GENEVE_WEFT_CLASS);
 	option.length = (uint8_t)(kind->size / GENEVE_OPTIONS_UNIT);
-	kind->write(&data, extras);
 	memcpy(at, &option, sizeof(option));
-	memcpy(at + sizeof(option), &data, kind->size);
+	kind->write((union option_data *)(at + sizeof(option)), extras);
 	return at + sizeof(option) + kind->size;
 }
 
@@ -194,7 +193,6 @@ struct options_found {
 static bool option_read(const struct geneve_option *option, const uint8_t *data, size_t size,
 			struct options_found *found, struct geneve_extras *extras)
 {
-	union option_data copy;
 	unsigned i = 0;
 
 	while (i < WEFT_OPTIONS && weft_options[i].type != option->type)
@@ -204,8 +202,7 @@ static bool option_read(const struct geneve_option *option, const uint8_t *data,
 	if (size != weft_options[i].size || found->seen[i])
 		return false;
 	found->seen[i] = true;
-	memcpy(&copy, data, size);
-	return weft_options[i].read(&copy, extras);
+	return weft_options[i].read((const union option_data *)data, extras);
 }
 
 /* Walk the block of options. Returns false when they do not fill it exactly. */
