@@ -104,6 +104,8 @@ struct net_pair {
 	struct loop_task tx_task;
 	struct loop_poll polls[PORT_DIRECTIONS]; /* going while VMM-driven, active and running */
 	struct tx_holds *holds; /* of the transmit queue */
+	bool tx_waits; /* the last visit ended because there was no room where its frames go */
+	uint64_t tx_full_ns; /* since when there is none; 0: there is */
 	uint64_t tx_taken; /* in this visit, as mode_count() counts */
 	uint64_t rx_given; /* of this batch, likewise */
 	uint64_t rx_seen; /* requests of the receive queue at the last rx_poll() */

@@ -8,9 +8,14 @@
  * struct frame whose segments point into guest RAM; only the Ethernet header is copied, once, and
  * travels as the frame's first segment, so that what was routed is what is sent however the guest
  * rewrites its memory meanwhile. The batch goes through the core to its end before the requests are
- * given back and shown, once per batch; those that a link holds longer follow (tx_holds.c). A visit ends when the ring is empty and doorbells are on
- * again, or after TX_VISIT_BATCHES: then it queues itself behind everybody else's work, so that a
- * guest that sends as fast as it is served starves nobody.
+ * given back and shown, once per batch; those that a link holds longer follow (tx_holds.c). A visit
+ * ends when the ring is empty and doorbells are on again, or after TX_VISIT_BATCHES: then it queues
+ * itself behind everybody else's work, so that a guest that sends as fast as it is served starves
+ * nobody.
+ *
+ * A link that is full for a moment (port_ops.full) is waited for: the requests stay in the ring,
+ * and the guest notices that they do. The sidecar goes on with its other work meanwhile and tries
+ * again in each turn, for TX_WAIT_NS; then frames are dropped until there is room again.
  *
  * What a header asks for becomes the frame's offload state, if the driver negotiated it
  * (tx_offload()) and offload_check() finds that it fits the frame. Frames to be cut may be as large
@@ -18,12 +23,16 @@
  *
  * Thread: the sidecar.
  */
+#include <sched.h>
+
 #include "devices/virtio_net.h"
 #include "vnet/core.h"
 #include "vnet/iovec.h"
 #include "vnet/offload.h"
 
-#define TX_VISIT_BATCHES 8u /* batches taken before others have their turn */
+#define TX_VISIT_BATCHES 8u	      /* batches taken before others have their turn */
+#define TX_BATCH_BYTES	 (512u << 10) /* a batch with so many is full, as links have limits too */
+#define TX_WAIT_NS	 1000000u     /* for room where the frames go */
 
 /*
  * What a header asks for, as the frame's offload state; fields of no meaning are left out. Returns
@@ -94,16 +103,39 @@ static void flows_learn(const struct net_pair *pair, unsigned ready)
 		net_flow_sent(net->flows, net->tx->ready[i], pair->index);
 }
 
+/* Whether to wait for room. The yield is for the peer that makes it, which may want this CPU. */
+static bool tx_wait(struct net_pair *pair)
+{
+	const struct port *port = &pair->net->port;
+	uint64_t now;
+
+	if (!core_full(port->core, port)) {
+		pair->tx_full_ns = 0;
+		return false;
+	}
+	now = loop_now();
+	if (!pair->tx_full_ns)
+		pair->tx_full_ns = now;
+	if (now - pair->tx_full_ns >= TX_WAIT_NS)
+		return false;
+	sched_yield();
+	return true;
+}
+
 /* Take and send one batch: virtio_queue_visit(). */
 static int tx_batch(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_net *net = net_of(dev);
 	struct net_pair *pair = &net->pairs[index / PAIR_QUEUES];
 	struct tx_batch *tx = net->tx;
-	unsigned taken = 0, ready = 0, used = 0;
+	unsigned taken = 0, ready = 0, used = 0, bytes = 0;
 	struct vq_chain chain;
 
-	while (taken < FRAME_BATCH_MAX && TX_SEGMENTS - used >= TX_REQUEST_SEGMENTS &&
+	pair->tx_waits = tx_wait(pair);
+	if (pair->tx_waits)
+		return -1;
+	while (taken < FRAME_BATCH_MAX && bytes < TX_BATCH_BYTES &&
+	       TX_SEGMENTS - used >= TX_REQUEST_SEGMENTS &&
 	       virtio_queue_pop(dev, index, &chain, tx->iov + used + 1, VIRTQUEUE_CHAIN_MAX)) {
 		struct frame *frame = &tx->frames[ready];
 		enum drop_reason reason = tx_frame(net, frame, tx->iov + used, &chain);
@@ -113,6 +145,7 @@ static int tx_batch(struct virtio_device *dev, unsigned index)
 			tx->ready[ready++] = frame;
 			pair->tx_taken += offload_segments(frame);
 			used += chain.out_count + 1;
+			bytes += frame->len;
 		} else {
 			pair->tx_taken++;
 			net_drop(net, reason);
@@ -135,7 +168,7 @@ void net_tx_visit(struct net_pair *pair)
 	pair->tx_taken = 0;
 	more = virtio_queue_visit(dev, pair->tx, TX_VISIT_BATCHES, tx_batch);
 	mode_count(net_pair_mode(pair, PORT_TX), pair->tx_taken, loop_now());
-	if (more && !dev->queues[pair->tx].polled)
+	if ((more || pair->tx_waits) && !dev->queues[pair->tx].polled)
 		loop_defer(dev->loop, &pair->tx_task);
 }
 

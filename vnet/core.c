@@ -604,6 +604,23 @@ void core_let_go(struct core *core)
 			core->ports[i]->ops->let_go(core->ports[i]);
 }
 
+/* The port that took the last frame of @in; NULL: several did, or things have changed since. */
+static struct port *sink_of(const struct core *core, const struct port *in)
+{
+	const struct sink *sink = &core->sinks[in->index];
+
+	return sink->generation == core->generation && sink->port != FLOW_MANY
+		   ? core->ports[sink->port]
+		   : NULL;
+}
+
+bool core_full(const struct core *core, const struct port *in)
+{
+	struct port *port = sink_of(core, in);
+
+	return port && port->ops->full && port->ops->full(port);
+}
+
 /* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. */
 static bool links_end_here(const struct core *core)
 {
@@ -619,12 +636,10 @@ static bool links_end_here(const struct core *core)
 
 struct port *core_landing_port(const struct core *core, const struct port *in)
 {
-	const struct sink *sink = &core->sinks[in->index];
+	struct port *port = sink_of(core, in);
 
-	if (sink->generation != core->generation || sink->port == FLOW_MANY ||
-	    !port_set_has(&core->kinds.nics, sink->port) || !links_end_here(core))
-		return NULL;
-	return core->ports[sink->port];
+	return port && port_set_has(&core->kinds.nics, port->index) && links_end_here(core) ? port
+											    : NULL;
 }
 
 /* --- telling --------------------------------------------------------------------------------- */

@@ -47,6 +47,12 @@ void core_detach(struct core *core, struct port *port);
  */
 void core_input(struct core *core, struct port *in, struct frame *const frames[], unsigned n);
 
+/*
+ * core_full - whether what @in sends would be dropped now, and less so a little later (port_ops.full): the port that
+ * took its last frame says so.
+ */
+bool core_full(const struct core *core, const struct port *in);
+
 /* core_let_go - no port holds a frame any more when it returns (frame_hold()). Not from within send_batch(). */
 void core_let_go(struct core *core);
 

@@ -67,6 +67,8 @@
 #define HELLO_NS      1000000000ull /* a hello comes at once, or is not waited for any longer */
 #define PAUSE_NS      1000000000ull /* until the next accept(2) after one that failed */
 #define VISIT_BATCHES 8u	    /* batches received before others get their turn */
+#define AHEAD	      (2u << 20)    /* bytes in a ring, with which it is full for who can wait */
+#define VISIT_BYTES   (1u << 20)    /* received before the room is given back */
 #define MAPPING_SIZE  (SHM_CONTROL_SIZE + 4 * (size_t)SHM_RING_SIZE)
 #define SEALS	      (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
@@ -145,6 +147,13 @@ static bool room_find(struct shm_peer *peer, uint32_t size)
 	}
 	out->tail = tail;
 	return SHM_RING_SIZE - (out->head - tail) >= size;
+}
+
+static bool shm_full(struct port *port)
+{
+	struct shm_peer *peer = container_of(port, struct shm_peer, port);
+
+	return peer->phase == CARRYING && !room_find(peer, SHM_RING_SIZE - AHEAD);
 }
 
 static void record_write(struct half *out, const struct frame *frame)
@@ -252,6 +261,7 @@ static bool batch_receive(struct shm_peer *peer)
 {
 	struct half *in = &peer->in;
 	uint32_t used = atomic_load_explicit(&in->shared->head, memory_order_acquire) - in->tail;
+	const uint32_t begin = in->tail;
 	struct frame *list[FRAME_BATCH_MAX];
 	unsigned n = 0;
 
@@ -261,7 +271,7 @@ static bool batch_receive(struct shm_peer *peer)
 	}
 	if (!used)
 		return false;
-	for (unsigned i = 0; used && i < FRAME_BATCH_MAX; i++) {
+	for (unsigned i = 0; used && i < FRAME_BATCH_MAX && in->tail - begin < VISIT_BYTES; i++) {
 		uint32_t size = frame_take(peer, i, used);
 
 		if (!size) {
@@ -629,6 +639,7 @@ static void shm_status(const struct port *port, struct link_status *status)
 static const struct port_ops shm_ops = {
     .type = "shm",
     .send_batch = shm_send_batch,
+    .full = shm_full,
     .close = shm_close,
     .status = shm_status,
 };
@@ -770,7 +781,8 @@ static int shm_listen(const struct link_env *env, const struct link_spec *spec, 
 	int err = path_check(spec, error);
 
 	if (!err && *endpoint)
-		err = link_fail(error, spec, -EINVAL, "shm:// listens already: any number may link to one path");
+		err = link_fail(error, spec, -EINVAL,
+				"shm:// listens already: any number may link to one path");
 	if (err)
 		return err;
 	ep = calloc(1, sizeof(*ep));

@@ -110,6 +110,11 @@ struct port_ops {
 	 * how to keep one.
 	 */
 	void (*send_batch)(struct port *port, struct frame *const frames[], unsigned n);
+	/*
+	 * Whether a large batch would be dropped now, while room is to be expected within microseconds: who can wait
+	 * does, a little. NULL: never.
+	 */
+	bool (*full)(struct port *port);
 	/* Release every frame that is held before returning. NULL: holds none. Not from within send_batch(). */
 	void (*let_go)(struct port *port);
 	/* Release everything; the port is no longer attached. */

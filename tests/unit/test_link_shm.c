@@ -162,13 +162,16 @@ Test(link_shm, full_ring_drops_and_recovers, .init = up, .fini = down)
 	struct port *port = pair_up();
 	uint64_t out, busy;
 
+	cr_assert(!port->ops->full(port));
 	lab_send(&b, 200, 60000); /* the loop does not run meanwhile */
+	cr_assert(port->ops->full(port));
 	out = port->counters.out_frames;
 	busy = port->counters.drops[DROP_BUSY];
 	cr_assert_gt(busy, 0);
 	cr_assert_gt(out, 60);
 	cr_assert_eq(out + busy, 200);
 	cr_assert(lab_until_frames(&a, (unsigned)out));
+	cr_assert(!port->ops->full(port));
 	frames_cross(10, 60000);
 	cr_assert_eq(a.frames, out + 10);
 	cr_assert_eq(port->counters.drops[DROP_BUSY], busy);

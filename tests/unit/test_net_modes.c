@@ -26,6 +26,7 @@ static struct device_rig rig;
 static struct core *core;
 static struct port *nic, peer;
 static unsigned sent; /* frames that reached the peer */
+static bool peer_is_full;
 static uint64_t coalesce_ns;
 
 static void peer_send(struct port *port, struct frame *const frames[], unsigned n)
@@ -34,13 +35,19 @@ static void peer_send(struct port *port, struct frame *const frames[], unsigned 
 	sent += n;
 }
 
+static bool peer_full(struct port *port)
+{
+	(void)port;
+	return peer_is_full;
+}
+
 static void peer_close(struct port *port)
 {
 	(void)port;
 }
 
 static const struct port_ops peer_ops = {
-    .type = "peer", .send_batch = peer_send, .close = peer_close};
+    .type = "peer", .send_batch = peer_send, .full = peer_full, .close = peer_close};
 
 static void begin(const struct mode_rules *rules, uint64_t features, enum net_irq irq)
 {
@@ -58,6 +65,7 @@ static void begin(const struct mode_rules *rules, uint64_t features, enum net_ir
 	nic = virtio_net_port(rig.dev);
 	peer = (struct port){.ops = &peer_ops, .kind = PORT_LINK, .name = "peer"};
 	sent = 0;
+	peer_is_full = false;
 	core = core_create(NULL);
 	cr_assert_eq(core_attach(core, nic), 0);
 	cr_assert_eq(core_attach(core, &peer), 0);
@@ -435,4 +443,60 @@ Test(net_modes, no_kick_is_lost_by_hand, .timeout = 300)
 {
 	race_run(0, true);
 	race_run(EVENT_IDX, true);
+}
+
+/* --- a link that is full ---------------------------------------------------------------------- */
+
+/* One frame has gone to the peer, which is full from then on; another one is in the ring. */
+static void fill(void)
+{
+	tx_add();
+	virtio_ready(rig.dev, TX);
+	cr_assert_eq(sent, 1);
+	tx_used(1);
+	peer_is_full = true;
+	tx_add();
+	virtio_ready(rig.dev, TX);
+	cr_assert_eq(sent, 1, "it waits");
+	tx_used(0);
+}
+
+static void waits(void)
+{
+	fill();
+	peer_is_full = false;
+	rig_turns(&rig, 2);
+	cr_assert_eq(sent, 2, "it has come back by itself");
+	tx_used(1);
+}
+
+Test(net_modes, guest_driven_waits_for_room, .init = begin_guest, .fini = end)
+{
+	waits();
+}
+
+Test(net_modes, vmm_driven_waits_for_room, .init = begin_vmm, .fini = end)
+{
+	waits();
+}
+
+Test(net_modes, waits_no_longer_than_it_takes_to_see_that_nobody_makes_room, .init = begin_guest,
+     .fini = end)
+{
+	fill();
+	while (sent == 1) /* milliseconds; for ever, if it fails */
+		rig_turns(&rig, 1);
+	tx_used(1);
+	tx_add();
+	virtio_ready(rig.dev, TX);
+	cr_assert_eq(sent, 3, "and not again");
+	turn_to_rest();
+	peer_is_full = false;
+	tx_add();
+	virtio_ready(rig.dev, TX);
+	cr_assert_eq(sent, 4);
+	peer_is_full = true;
+	tx_add();
+	virtio_ready(rig.dev, TX);
+	cr_assert_eq(sent, 4, "there was room meanwhile");
 }
