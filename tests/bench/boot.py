@@ -6,7 +6,6 @@ are taken in turn, not one figure after the other, and each waits until the CPUs
 somebody else was busy would say more about them. Printed are median, least and most.
 """
 import os
-import re
 import select
 import shutil
 import signal

@@ -249,6 +249,19 @@ class Offloads(Topology):
         self.assertEqual(self.words(1, "stats")["core"]["split"], 0)
 
 
+class Inline(Topology):
+    def test_linux(self):
+        """Guests whose vCPUs send for themselves when they ring."""
+        self.build({"10.0.0": (["a", "b"], 1500)})
+        self.guest("a", 1, "--link", "udp://10.0.0.2", net=",mode=guest,doorbell=inline")
+        self.guest("b", 2, "--link", "udp://10.0.0.1", net=",mode=guest,doorbell=inline")
+        self.wait_reaches(1, 2)
+        self.both_ways(1, 2)
+        self.hashed(1, 2)
+        for number in 1, 2:
+            self.assertGreater(self.words(number, "stats")["sidecar_borrows"], 0)
+
+
 TOPOLOGIES, COMMON = page_blocks()
 
 if __name__ == "__main__":

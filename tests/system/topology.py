@@ -32,11 +32,11 @@ class Topology(VmTest):
         """Have it done after the processes have ended, which the base class sees to."""
         self._cleanups.insert(1, (function, (), {}))
 
-    def guest(self, host, number, *options, wait=True):
-        """Start a Linux guest on a host."""
+    def guest(self, host, number, *options, wait=True, net=""):
+        """Start a Linux guest on a host; `net` is added to its --net."""
         vm = self.weft("--kernel", self.kernel, "--initrd", self.root, "--memory", "96M", "--console", "off",
                        "--rng", "--cmdline", f"quiet weft.ip=192.168.7.{number}/24",
-                       "--net", f"mac=02:00:00:00:00:{number:02x}", "--ctl", f"g{number}",
+                       "--net", f"mac=02:00:00:00:00:{number:02x}{net}", "--ctl", f"g{number}",
                        "--agent", f"g{number}.agent", *options, prefix=self.underlay.command(host))
         self.hosts[number] = host
         if wait:

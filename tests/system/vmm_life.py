@@ -11,7 +11,7 @@ import time
 
 import tap
 from weft import (EXIT_GUEST, LIMIT, ROOT, STATUS_CRASH, STATUS_ENVIRONMENT, STATUS_KILLED, STATUS_OK, STATUS_PANIC, WEFT, WEFT_CTL,
-                  VmTest, guest, linux, needs_kvm, wait_for)
+                  VmTest, guest, linux, needs_kvm, resident_kib, wait_for)
 
 BOOTS = 100
 STATIC = f"{ROOT}/build/static/weft"
