@@ -218,7 +218,7 @@ FIGURES = [
     ("stop of a Linux VM", "ms", linux_stop, 10,
      "wall time from SIGTERM (power button) until the process has ended"),
     ("resident memory, dynamic", "MiB", lambda: resident(DYNAMIC), 3,
-     "VmRSS - RssShmem of an idle Linux VM's process with NIC, rng, agent and control socket, after 1 s"),
+     "resident memory but for the guest's RAM of an idle Linux VM's process with NIC, rng, agent and control socket, after 1 s"),
     ("resident memory, static", "MiB", lambda: resident(STATIC), 3, "the same, static musl build"),
     ("memory used in a fresh guest", "MiB", guest_used, 3,
      f"'used' of free(1) in the tty image, {GUEST_MIB} MiB, 1 s after its start"),
