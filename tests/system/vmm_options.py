@@ -339,7 +339,7 @@ class LockMemory(VmTest):
         vm.wait_output("ready")
         self.assertGreaterEqual(self.locked_kib(vm), 16 << 10)
         with open(f"/proc/{vm.pid}/status", encoding="ascii") as file:
-            self.assertGreaterEqual(int(re.search(r"RssShmem:\s+(\d+)", file.read())[1]), 16 << 10)
+            self.assertGreaterEqual(int(re.search(r"RssAnon:\s+(\d+)", file.read())[1]), 16 << 10)
         plain = self.endless()
         plain.wait_output("ready")
         self.assertEqual(self.locked_kib(plain), 0)
