@@ -90,7 +90,7 @@ class Sampler:
         for _ in range(self.rounds):
             for doorbell, taken in samples.items():
                 net = with_doorbell("mode=guest", doorbell)
-                values = self.take("doorbells", parts_sample, net)
+                values = self.take("doorbells", parts_sample, f"{net},coalesce=0")
                 values[TRIP] = self.take("round trips", round_trips, self.directory, net, TRIPS)
                 taken.append(values)
         return {doorbell: medians(taken) for doorbell, taken in samples.items()}
