@@ -58,6 +58,11 @@ class Orders:
         """Have a restored machine run a scenario (see init)."""
         os.write(self.pipes[0], f"\n{name} {number} {int(time.time())} {secrets.token_hex(32)}\n".encode())
 
+    def poke(self):
+        """Interrupt the machine. QEMU may forget a timer's interrupt that comes in the moment in which a guest starts or ends
+        (it changes the processor's pending requests without a lock there), and only another one brings it back."""
+        os.write(self.pipes[0], b"\n")
+
     def hear(self):
         """All that the machine has said."""
         try:
