@@ -46,6 +46,7 @@
 #define CONTROL_LOOP_ENTRIES 32
 #define SIDECAR_LOOP_ENTRIES 256
 #define DISK_SIZE_MIN        512 /* one sector */
+#define PRESS_AGAIN_NS       5000000000ull
 /* Address space, bytes: of a thread with its stack and heap, and of all else. */
 #define LOCKED_THREAD        (80ull << 20)
 #define LOCKED_OTHER         (128ull << 20)
@@ -157,11 +158,20 @@ const char *vm_state_name(struct vm *vm)
 	return paused ? "paused" : "running";
 }
 
+/* A guest that is still starting has no ear for the button, one that shuts down already takes no notice of it. */
+static void stop_press(struct loop_timer *timer)
+{
+	struct vm *vm = timer->context;
+
+	vm_press_power(vm);
+	loop_arm(vm->control, timer, PRESS_AGAIN_NS);
+}
+
 void vm_ask_stop(struct vm *vm)
 {
 	vm->stop_asked = true;
 	vm_resume(vm); /* a paused guest cannot shut down */
-	vm_press_power(vm);
+	stop_press(&vm->stop_timer);
 }
 
 /* --- signals -------------------------------------------------------------------------------- */
@@ -205,6 +215,7 @@ static int signals_create(struct vm *vm)
 	vm->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (vm->signal_fd < 0)
 		return -errno;
+	vm->stop_timer = (struct loop_timer){.expired = stop_press, .context = vm};
 	vm->signals = (struct loop_watch){.ready = signal_ready, .context = vm};
 	return loop_watch(vm->control, &vm->signals, vm->signal_fd, POLLIN);
 }

@@ -81,7 +81,8 @@ struct vm {
 	pthread_cond_t pause_changed;
 	bool paused;       /* under pause_lock */
 	unsigned parked;   /* vCPUs waiting, under pause_lock */
-	bool stop_asked;   /* main thread: the power button was pressed */
+	bool stop_asked;   /* main thread: the power button was pressed, */
+	struct loop_timer stop_timer; /* and is pressed again */
 };
 
 /* vm_create - build the machine: memory, buses, devices, sockets. 0, or -errno after a message. */
@@ -93,7 +94,7 @@ void vm_destroy(struct vm *vm);
 
 /* vm_finish - stop the machine for a reason; the first one counts. Any thread. */
 void vm_finish(struct vm *vm, enum vm_end end);
-/* vm_ask_stop - ask the guest to shut down: press its power button and remember it. Control thread. */
+/* vm_ask_stop - ask the guest to shut down: press its power button, now and every 5 s. Control thread. */
 void vm_ask_stop(struct vm *vm);
 /* vm_press_power - press the power button. Any thread. */
 void vm_press_power(struct vm *vm);

@@ -7,6 +7,7 @@ machines take one kind of sample only, and say so by `kind`.
 """
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -24,6 +25,8 @@ IP_UDP_BYTES = 28
 VNETU_BYTES = 100    # Geneve with room for options
 BRIDGE = ("br0", "type", "bridge")
 UDP_PORT = "7700"
+IB_PORT = 7700       # and the VM's number
+RDMA_DEVICES = "/sys/class/infiniband"
 MTU_LARGEST = 64000
 
 
@@ -50,8 +53,9 @@ class Phase:
 class Lab:
     """What the contestants share: the underlay, a directory, the image."""
 
-    def __init__(self, directory, phase):
-        self.dir = directory
+    def __init__(self, directory, phase, ib=None):
+        """ib: the address of this host's RDMA adapter, and options of the links after it."""
+        self.dir, self.ib = directory, ib
         self.pin = ("taskset", "--cpu-list", phase.cpus) if phase.cpus else ()
         self.kernel, self.initrd = linux()
         self.underlay = Underlay({})
@@ -271,6 +275,22 @@ class WeftShm(Weft):
         return ("--listen" if end == 1 else "--link", f"shm://{self.path('shm')},name=shm")  # a path may be long
 
 
+class WeftIb(Weft):
+    name = "weft ib"
+    about = "weft, two VMs of one host by its RDMA adapter, which --ib names"
+    one_host = True
+    quick = False
+
+    def wire(self):
+        """An adapter's addresses are the host's own, so there are no namespaces."""
+        self.hosts = [None, None]
+
+    def link(self, end):
+        address, comma, options = self.lab.ib.partition(",")
+        urls = [f"ib://{address}:{IB_PORT + number}{comma}{options}" for number in (end, 3 - end)]
+        return ("--listen", urls[0], "--link", urls[1])
+
+
 # --- QEMU -------------------------------------------------------------------------------------
 
 class Qemu(Guests):
@@ -455,11 +475,17 @@ def variant(net):
 VARIANTS = tuple(cls for net in ("irq=batch", "irq=early", "doorbell=eventfd", "doorbell=inline") for cls in variant(net))
 
 # The first of each kind is the one that the others are compared with.
-CONTESTANTS = (WeftUdp, WeftEth, WeftShm, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp,
+CONTESTANTS = (WeftUdp, WeftEth, WeftShm, WeftIb, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp,
                *VARIANTS)
 BY_MODE = (WeftAuto, WeftGuestDriven, WeftVmmDriven)
 
 
-def missing(contestant):
-    """What is not installed that it needs, or None."""
-    return QEMU if issubclass(contestant, Qemu) and not shutil.which(QEMU) else None
+def missing(contestant, ib=None):
+    """Why it cannot take part, or None."""
+    if issubclass(contestant, Qemu) and not shutil.which(QEMU):
+        return f"{QEMU} is not there"
+    if issubclass(contestant, WeftIb) and not (os.path.isdir(RDMA_DEVICES) and os.listdir(RDMA_DEVICES)):
+        return "this host has no RDMA adapter"
+    if issubclass(contestant, WeftIb) and not ib:
+        return "--ib ADDRESS says by which RDMA adapter"
+    return None

@@ -74,7 +74,7 @@ class Table:
 class Run:
     def __init__(self, directory, options, preset, field=contestants.CONTESTANTS, cells=CELLS):
         """The options are those of the command line; they replace the preset's, which are like FULL."""
-        self.directory, self.quick, self.only = directory, options.quick, options.only
+        self.directory, self.quick, self.only, self.ib = directory, options.quick, options.only, options.ib
         self.field, self.cells = field, cells
         chosen = {"rounds": options.samples, "patience": options.patience}
         self.options = {**preset, **{name: value for name, value in chosen.items() if value is not None}}
@@ -90,7 +90,7 @@ class Run:
 
     def pairs(self, phase):
         return [(cell, cls) for cell in self.cells for cls in self.field
-                if cell.takes(cls, phase) and not contestants.missing(cls)
+                if cell.takes(cls, phase) and not contestants.missing(cls, self.ib)
                 and (not self.quick or phase in cell.quick and cls.quick)
                 and (not cls.asked or any(word in cls.asked or cls.asked in word for word in self.only))
                 and all(word in line_of(phase, cell, cls) for word in self.only)]
@@ -102,10 +102,13 @@ class Run:
         starts = sum(len({cls for _, cls in pairs}) for pairs in self.plan().values()) * BEGIN_S
         return min(samples * self.options["rounds"], self.options["limit"]) + starts
 
-    def run(self):
+    def left_out_say(self):
         for cls in self.field:
-            if lacking := contestants.missing(cls):
-                self.progress.say(f"{cls.name} is left out: {lacking} is not there")
+            if why := contestants.missing(cls, self.ib):
+                self.progress.say(f"{cls.name} is left out: {why}")
+
+    def run(self):
+        self.left_out_say()
         # A phase is cleaned up whole before a signal is heard.
         plan = self.plan()
         share = self.options["limit"] / max(sum(len(pairs) for pairs in plan.values()), 1)
@@ -121,7 +124,7 @@ class Run:
 
     def begin(self, phase, pairs, stack):
         """Start the phase's contestants, all at once; {class: contestant}, of those that work."""
-        lab = contestants.Lab(stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory)), phase)
+        lab = contestants.Lab(stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory)), phase, self.ib)
         stack.callback(lab.close)
         started = {}
         for number, cls in enumerate(self.field):
@@ -208,7 +211,10 @@ def estimate(options):
 def run(directory, options):
     """Measure; the results, or None if nothing was chosen."""
     bench = bench_of(directory, options)
-    return report.network_results(bench.run(), bench) if bench.plan() else None
+    if not bench.plan():
+        bench.left_out_say()
+        return None
+    return report.network_results(bench.run(), bench)
 
 
 show = report.network_print

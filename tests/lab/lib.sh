@@ -108,6 +108,15 @@ in_guest() { # NUMBER COMMAND...
 	timeout $PATIENCE weft-ctl "/tmp/g$1" exec -- "${@:2}"
 }
 
+# A program of the host's, with the libraries that it needs, for a guest that has none such.
+guest_lend() { # NUMBER PROGRAM
+	local program
+	program=$(type -P "$2")
+	# shellcheck disable=SC2046 # a list of files
+	tar -chf - -C / ".$program" $(LD_TRACE_LOADED_OBJECTS=1 "$program" | sed -n 's|.*\s\(/\S*\) .*|.\1|p') |
+		in_guest "$1" tar -xf - -C /
+}
+
 # A number from a guest's counters, by a filter of jq.
 counter() { # NUMBER FILTER
 	weft-ctl "/tmp/g$1" stats --json | jq -r "$2"

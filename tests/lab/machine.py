@@ -5,7 +5,8 @@
     machine.py save DIRECTORY    start from DIRECTORY's kernel, initrd and root.img, and leave the state in DIRECTORY
 
 Saved and restored machines must be the same but for what is behind their devices, so there is one command line. The
-processor is emulated, with one CPU (more are not stable) and AMD's SVM in it, which is what KVM in L1 runs on.
+processor is emulated, with one CPU (more are not stable) and AMD's SVM in it, which is what KVM in L1 runs on. An emulated
+IOMMU cannot be saved: the machine that has one starts anew each time.
 """
 import json
 import os
@@ -18,6 +19,9 @@ import time
 
 MEMORY_MB = 3072
 CMDLINE = "console=ttyS0 quiet tsc=reliable mitigations=off panic=-1 net.ifnames=0 rdinit=/init"
+# For VFIO: remapping of DMA and interrupts, and a NIC on a segment of its own that L1 has no driver for.
+IOMMU = ("-device", "amd-iommu,intremap=on", "-netdev", "hubport,hubid=1,id=net1",
+         "-device", "e1000e,netdev=net1,mac=52:54:00:4c:32:00")
 START_LIMIT = 600  # seconds for what takes one minute on an idle machine
 
 
@@ -58,6 +62,11 @@ class Orders:
         """Have a restored machine run a scenario (see init)."""
         os.write(self.pipes[0], f"\n{name} {number} {int(time.time())} {secrets.token_hex(32)}\n".encode())
 
+    def poke(self):
+        """Interrupt the machine. QEMU may forget a timer's interrupt that comes in the moment in which a guest starts or ends
+        (it changes the processor's pending requests without a lock there), and only another one brings it back."""
+        os.write(self.pipes[0], b"\n")
+
     def hear(self):
         """All that the machine has said."""
         try:
@@ -74,6 +83,11 @@ class Orders:
 def restored(products, directory, **where):
     """The command line of a machine that goes on from the saved state."""
     return [*command(products, directory, **where), "-incoming", f"exec:cat {products}/state"]
+
+
+def with_iommu(products, directory, **where):
+    """The command line of a machine that starts, and has an IOMMU; its order is for when it is ready."""
+    return [*command(products, directory, **where), *IOMMU]
 
 
 class Monitor:
@@ -102,12 +116,12 @@ def read(path):
         return file.read()
 
 
-def wait_ready(process, directory, orders):
+def wait_ready(process, console, orders):
     """Wait until the machine says that it is ready."""
     end = time.monotonic() + START_LIMIT
     while "ready" not in (said := orders.hear()):
         if process.poll() is not None or time.monotonic() > end:
-            raise Failure(f"the machine did not start: {read(f'{directory}/console')[-2000:]}{said} "
+            raise Failure(f"the machine did not start: {read(console)[-2000:]}{said} "
                           f"{process.stderr.read() if process.poll() is not None else ''}")
         time.sleep(0.1)
     if "failed" in said:
@@ -134,7 +148,7 @@ def save(products):
                                            console=f"file:{directory}/console"),
                                    stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            wait_ready(process, directory, orders)
+            wait_ready(process, f"{directory}/console", orders)
             migrate(directory, f"{products}/state")
             process.wait(START_LIMIT)
         finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 import unittest.mock
 
@@ -90,7 +91,7 @@ class Figures(unittest.TestCase):
 
     def test_variants_are_asked_for(self):
         def plan(only):
-            options = argparse.Namespace(quick=False, only=only, samples=None, patience=None)
+            options = argparse.Namespace(quick=False, only=only, samples=None, patience=None, ib=None)
             return network.Run(None, options, network.FULL).plan()
 
         names = [{cls.name for pairs in plan(only).values() for _, cls in pairs}
@@ -98,6 +99,23 @@ class Figures(unittest.TestCase):
         self.assertFalse(any("=" in name for name in names[0] | names[1]))
         self.assertEqual(names[2], {f"{who} irq={when}" for who in ("weft", "netbench") for when in ("batch", "early")})
         self.assertEqual(names[3], {"weft irq=early"})
+
+    def test_ib_needs_an_adapter_and_its_address(self):
+        weft_ib = network.contestants.WeftIb
+        with tempfile.TemporaryDirectory() as devices, \
+                unittest.mock.patch.object(network.contestants, "RDMA_DEVICES", devices):
+            self.assertIn("no RDMA adapter", network.contestants.missing(weft_ib, "10.9.0.1"))
+            os.mkdir(f"{devices}/mlx5_0")
+            self.assertIn("--ib ADDRESS", network.contestants.missing(weft_ib))
+            self.assertIsNone(network.contestants.missing(weft_ib, "10.9.0.1"))
+
+    def test_ib_links(self):
+        lab = unittest.mock.Mock(ib="10.9.0.1,type=ud")
+        weft = network.contestants.WeftIb(lab, 3, PHASES[0])
+        self.assertEqual(weft.link(1), ("--listen", "ib://10.9.0.1:7701,type=ud", "--link", "ib://10.9.0.1:7702,type=ud"))
+        self.assertEqual(weft.link(2)[1], weft.link(1)[3])
+        lab.ib = "10.9.0.1"
+        self.assertEqual(weft.link(2), ("--listen", "ib://10.9.0.1:7702", "--link", "ib://10.9.0.1:7701"))
 
     def test_quiet_is_seen(self):
         quiet = machine.Quiet(once=LIMIT, altogether=LIMIT)
@@ -206,6 +224,12 @@ class Run(VmTest):
         bench.communicate()
         self.assertEqual(bench.returncode, 128 + signal.SIGINT)
         self.assert_nothing_left(bench)
+
+    @unittest.skipIf(os.path.isdir(network.contestants.RDMA_DEVICES), "there may be an RDMA adapter")
+    def test_ib_is_left_out(self):
+        errors = self.bench("network", "--only", "weft ib", "--ib", "10.9.0.1").communicate()[1].decode()
+        self.assertEqual(errors.count("weft ib"), 1)
+        self.assertIn("weft-bench: weft ib is left out: this host has no RDMA adapter\n", errors)
 
     def test_usage(self):
         for arguments in (("nothing",), ("network", "--only", "no such cell"), ("--samples", "0"),

@@ -259,6 +259,14 @@ class Linux(VmTest):
         self.assertEqual(vm.wait(), STATUS_OK, vm.output())
         self.assertEqual(self.sockets(), [])
 
+    def test_stopped_while_it_starts(self):
+        """When nobody in the guest listens to the power button yet."""
+        vm = self.linux()
+        with self.control() as control:
+            control.request("stop")
+            control.request("stop")
+        self.assertEqual(vm.wait(), STATUS_OK, vm.output())
+
     def test_panic(self):
         vm = self.linux(cmdline="panic=-1")
         self.guest_run("true")
