@@ -6,6 +6,7 @@
 
 # Programs that scenarios use.
 LAB_PROGRAMS := $(patsubst %.c,$(B)/%,$(wildcard tests/lab/*.c))
+$(LAB_PROGRAMS): LDLIBS += -lrdmacm -libverbs
 $(LAB_PROGRAMS): %: %.o $(B)/libvnet.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
