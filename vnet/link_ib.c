@@ -196,6 +196,16 @@ static void ib_send_batch(struct port *port, struct frame *const frames[], unsig
 	container_of(port, struct ib_peer, port)->endpoint->path->send_batch(port, frames, n);
 }
 
+static bool ib_full(struct port *port)
+{
+	const struct ib_peer *peer = container_of(port, struct ib_peer, port);
+	const struct ib_ring *ring = &peer->data;
+
+	if (!peer->endpoint->path->connected && peer->device)
+		ring = &peer->device->ring;
+	return ring->size && ib_ring_free(ring) < ring->size / 2;
+}
+
 static void ib_let_go(struct port *port)
 {
 	struct ib_peer *peer = container_of(port, struct ib_peer, port);
@@ -235,6 +245,7 @@ static void ib_close(struct port *port)
 static const struct port_ops ib_ops = {
     .type = "ib",
     .send_batch = ib_send_batch,
+    .full = ib_full,
     .let_go = ib_let_go,
     .close = ib_close,
     .status = ib_status,

@@ -259,12 +259,15 @@ Test(link_ib, rc_credits_bound_what_is_sent, .init = rc_up, .fini = down)
 {
 	unsigned sends = fake.sends;
 
+	cr_assert(!at_a->ops->full(at_a));
 	for (unsigned i = 0; i < 3; i++)
 		guest_send(&a, 64, 1000);
+	cr_assert(at_a->ops->full(at_a));
 	cr_assert_leq(fake.sends - sends, IB_WINDOW - 4);
 	cr_assert_eq(at_a->counters.drops[DROP_BUSY], 3 * 64 - IB_SLOTS);
 	cr_assert(lab_until_frames(&b, IB_SLOTS));
 	until_released(3 * 64);
+	cr_assert(!at_a->ops->full(at_a));
 	cr_assert_eq(lab_status(at_a).ups, 1);
 }
 
@@ -568,7 +571,9 @@ Test(link_ib, ud_nothing_is_copied_to_send, .init = ud_up, .fini = down)
 Test(link_ib, ud_full, .init = ud_up, .fini = down)
 {
 	fake.paused = true;
+	cr_assert(!at_a->ops->full(at_a));
 	guest_send(&a, 20, 60000);
+	cr_assert(at_a->ops->full(at_a));
 	cr_assert_eq(at_a->counters.drops[DROP_BUSY], 20 - 8);
 	fake_resume();
 	cr_assert(lab_until_frames(&b, 8));
