@@ -61,12 +61,12 @@ boot_options() {
 	boot_words+=" rdinit=/lab/init"
 }
 
-# Starts a guest, in the background; $CMDLINE is added to its command line.
+# Starts a guest, in the background; $CMDLINE is added to its command line. Its console is $CONSOLE, or goes to a file.
 guest_start() { # NUMBER OPTION...
 	local n=$1 boot boot_words
 	shift
 	boot_options
-	weft run "${boot[@]}" --memory "$GUEST_MEMORY" --rng --console "file:/tmp/g$n.console" \
+	weft run "${boot[@]}" --memory "$GUEST_MEMORY" --rng --console "${CONSOLE:-file:/tmp/g$n.console}" \
 		--cmdline "$boot_words weft.ip=192.168.7.$n/24 ${CMDLINE:-}" --net "mac=02:00:00:00:00:0$n${NET:-}" \
 		--ctl "/tmp/g$n" --agent "/tmp/g$n.agent" "$@" >"/tmp/g$n.log" 2>&1 </dev/null &
 	guest_pid[$n]=$!
@@ -102,6 +102,20 @@ guest_end() { # NUMBER STATUS
 guest_stop() { # NUMBER
 	weft-ctl "/tmp/g$1" stop
 	guest_end "$1" 0
+}
+
+# Whether a guest answers, and has started since it had this id.
+rebooted() { # NUMBER BOOT-ID
+	local id
+	id=$(in_guest "$1" cat /proc/sys/kernel/random/boot_id) && [ "$id" != "$2" ]
+}
+
+guest_reboot() { # NUMBER
+	local before
+	before=$(in_guest "$1" cat /proc/sys/kernel/random/boot_id)
+	in_guest "$1" sh -c 'reboot & true' || true # the answer may be lost with the guest
+	wait_for rebooted "$1" "$before"
+	step "guest $1 rebooted"
 }
 
 in_guest() { # NUMBER COMMAND...
