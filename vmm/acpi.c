@@ -213,6 +213,22 @@ static void write_rsdp(struct acpi_writer *w, uint64_t xsdt)
 	memcpy(w->base, &rsdp, sizeof(rsdp));
 }
 
+/*
+ * Hardware-reduced ACPI means to a Linux with CONFIG_EFI that it reboots by EFI, and without that by the BIOS: in real
+ * mode at F000:FFF0, where otherwise zeros would be run for ever. So there is a reset: mov $PORT_RESET, %dx;
+ * mov $RESET_VALUE, %al; out %al, (%dx); hlt.
+ */
+static int write_reset_vector(const struct guest_memory *mem)
+{
+	static const uint8_t code[] = {0xba, PORT_RESET & 0xff, PORT_RESET >> 8, 0xb0, RESET_VALUE, 0xee, 0xf4};
+	void *vector = guest_range(mem, RESET_VECTOR, sizeof(code));
+
+	if (!vector)
+		return -EFAULT;
+	memcpy(vector, code, sizeof(code));
+	return 0;
+}
+
 int acpi_write(const struct guest_memory *mem, unsigned cpus)
 {
 	struct acpi_writer w = {.base = guest_range(mem, RSDP_BASE, ACPI_SIZE)};
@@ -230,5 +246,5 @@ int acpi_write(const struct guest_memory *mem, unsigned cpus)
 	table = acpi_reserve(&w, sizeof(xsdt));
 	memcpy(table, &xsdt, sizeof(xsdt));
 	write_rsdp(&w, acpi_finish(&w, table, "XSDT", 1, sizeof(xsdt)));
-	return 0;
+	return write_reset_vector(mem);
 }

@@ -49,6 +49,7 @@
 #define BOOT_PAGE_TABLES   0x9000ull     /* PML4, PDPT, four PDs: identity map of 4 GiB */
 #define RSDP_BASE          0xe0000ull    /* ACPI tables; 0x9fc00..0xfffff is not RAM to the guest */
 #define ACPI_SIZE          0x10000ull
+#define RESET_VECTOR       0xffff0ull    /* F000:FFF0 in real mode */
 #define LOW_RAM_END        0x9fc00ull
 #define HIGH_RAM_START     0x100000ull
 
