@@ -45,7 +45,7 @@
 #define PATTERN	   0xaa
 #define SEND_DONE  1u /* ids of work requests; those of receives are offsets in the buffer */
 #define FOR_EVER   7  /* of rnr_retry_count */
-#define SESSION	   0x6e6577656c616e64ull
+#define SESSION	   1u /* the id of ours */
 
 /* The private data of a request: vnet/ib_connection.c. */
 struct hello {
