@@ -6,7 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SPIN_MIN_NS	5000u	    /* the least a loop spins */
+#define SPIN_MIN_NS                                                                                \
+	20000u /* the least a loop spins: what a wake-up costs, so that at worst both are paid */
 #define SPIN_MAX_NS	200000u	    /* the most it learns to */
 #define SPIN_PATIENT_NS 1000000000u /* when it was told to */
 #define SPIN_TURN_NS	20000u /* a turn cannot take longer by itself: another thread had the CPU */
