@@ -6,10 +6,10 @@
 #include "vmm/memory.h"
 
 /**
- * acpi_write - lay the tables into guest memory at RSDP_BASE.
+ * acpi_write - lay the tables into guest memory at RSDP_BASE, and a reset at RESET_VECTOR for kernels that reboot there.
  * @cpus: vCPUs, 1..VCPUS_MAX; their local APIC ids are 0..cpus-1
  *
- * Returns 0, or -EFAULT where guest memory ends before ACPI_SIZE bytes from RSDP_BASE.
+ * Returns 0, or -EFAULT where guest memory ends before that.
  */
 int acpi_write(const struct guest_memory *mem, unsigned cpus);
 

@@ -100,9 +100,10 @@ int memory_lock(const struct guest_memory *mem, uint64_t room)
 
 int memory_clear(const struct guest_memory *mem, bool stay)
 {
-	if (stay)
-		memset(mem->base, 0, mem->size);
-	return stay || !madvise(mem->base, mem->size, MADV_DONTNEED) ? 0 : -errno;
+	if (!stay)
+		return madvise(mem->base, mem->size, MADV_DONTNEED) ? -errno : 0;
+	memset(mem->base, 0, mem->size);
+	return 0;
 }
 
 void memory_destroy(struct guest_memory *mem)

@@ -215,7 +215,6 @@ static int signals_create(struct vm *vm)
 	vm->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (vm->signal_fd < 0)
 		return -errno;
-	vm->stop_timer = (struct loop_timer){.expired = stop_press, .context = vm};
 	vm->signals = (struct loop_watch){.ready = signal_ready, .context = vm};
 	return loop_watch(vm->control, &vm->signals, vm->signal_fd, POLLIN);
 }
@@ -467,6 +466,7 @@ int vm_create(struct vm *vm, const struct vm_config *config)
 	int rc;
 
 	*vm = (struct vm){.config = config, .kernel_fd = -1, .initrd_fd = -1, .signal_fd = -1};
+	vm->stop_timer = (struct loop_timer){.expired = stop_press, .context = vm};
 	vm->started_ns = loop_now();
 	pthread_mutex_init(&vm->pause_lock, NULL);
 	pthread_cond_init(&vm->pause_changed, NULL);

@@ -609,9 +609,9 @@ static struct port *sink_of(const struct core *core, const struct port *in)
 {
 	const struct sink *sink = &core->sinks[in->index];
 
-	return sink->generation == core->generation && sink->port != FLOW_MANY
-		   ? core->ports[sink->port]
-		   : NULL;
+	if (sink->generation != core->generation || sink->port == FLOW_MANY)
+		return NULL;
+	return core->ports[sink->port];
 }
 
 bool core_full(const struct core *core, const struct port *in)
@@ -638,8 +638,9 @@ struct port *core_landing_port(const struct core *core, const struct port *in)
 {
 	struct port *port = sink_of(core, in);
 
-	return port && port_set_has(&core->kinds.nics, port->index) && links_end_here(core) ? port
-											    : NULL;
+	if (!port || !port_set_has(&core->kinds.nics, port->index) || !links_end_here(core))
+		return NULL;
+	return port;
 }
 
 /* --- telling --------------------------------------------------------------------------------- */

@@ -34,10 +34,9 @@ static int post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_
 	return ibv_post_send(qp, wr, bad);
 }
 
-#define SYMBOL(name, member)                                                                       \
-	{                                                                                          \
-#name, offsetof(struct ib_calls, member)                                           \
-	}
+/* clang-format off */
+#define SYMBOL(name, member) {#name, offsetof(struct ib_calls, member)}
+/* clang-format on */
 
 static const struct symbol {
 	const char *name;
