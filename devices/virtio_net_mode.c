@@ -69,7 +69,7 @@ static void mode_apply(struct net_pair *pair, enum port_direction direction)
 
 	if (direction == PORT_TX)
 		tx_polled(pair, polled);
-	poll->patient = sw->rules.policy == MODE_VMM;
+	poll->patient = sw->patient;
 	if (polled)
 		loop_poll_start(net->dev.loop, poll);
 	else

@@ -142,6 +142,8 @@ static bool take_mode_item(struct mode_rules *mode, const struct cmdline_option 
 		mode->up = (uint32_t)cmdline_number(option, value, 1, UINT32_MAX);
 	} else if (!strcmp(item, "down")) {
 		mode->down = (uint32_t)cmdline_number(option, value, 0, UINT32_MAX);
+	} else if (!strcmp(item, "flood")) {
+		mode->flood = (uint32_t)cmdline_number(option, value, 0, UINT32_MAX);
 	} else if (!strcmp(item, "window")) {
 		mode->window_ns = cmdline_number(option, value, 100, 10000000) * 1000;
 	} else if (!strcmp(item, "dwell")) {
@@ -182,8 +184,8 @@ static void take_net_item(struct net_config *net, const struct cmdline_option *o
 		net->inline_doorbell = !strcmp(value, "inline");
 	} else if (!take_mode_item(&net->mode, option, item, value)) {
 		cmdline_bad(option, item,
-			    "it takes mac=, mtu=, queue-size=, queues=, mode=, up=, down=, window=, dwell=, irq=, "
-			    "coalesce= and doorbell=");
+			    "it takes mac=, mtu=, queue-size=, queues=, mode=, up=, down=, flood=, window=, dwell=, "
+			    "irq=, coalesce= and doorbell=");
 	}
 }
 
@@ -363,8 +365,8 @@ static const struct cmdline_option machine_options[] = {
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
 	 "largest that every link carries; queues: pairs of queues, 1 to 16 (default: one for each virtual "
 	 "CPU); mode: guest: the guest rings a doorbell, vmm: the sidecar polls, auto (default): by rate, with "
-	 "up=FRAMES (141), down=FRAMES (35), window=US (10000), dwell=US (50000); irq=batch|early: interrupt "
-	 "the guest when frames are there (default), or already when they are seen; coalesce=US: the interrupt "
+	 "up=FRAMES (141), down=FRAMES (35), flood=FRAMES (1000), window=US (10000), dwell=US (50000); "
+	 "irq=batch|early: interrupt the guest when frames are there (default), or already when they are seen; coalesce=US: the interrupt "
 	 "that says that frames have left may wait so long (100); doorbell=eventfd|inline: the guest's "
 	 "ring wakes the sidecar (default), or its vCPU sends by itself while the sidecar sleeps; may be "
 	 "repeated",

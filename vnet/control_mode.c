@@ -87,6 +87,8 @@ static struct json_object *mode_json(const struct mode_row *row)
 	json_add_text(o, "mode", mode_name(sw->mode));
 	json_add_number(o, "up", sw->rules.up);
 	json_add_number(o, "down", sw->rules.down);
+	json_add_number(o, "flood", sw->rules.flood);
+	json_add_bool(o, "patient", sw->patient);
 	json_add_number(o, "window_us", sw->rules.window_ns / 1000);
 	json_add_number(o, "dwell_us", sw->rules.dwell_ns / 1000);
 	json_add_number(o, "guest_frames", sw->frames[MODE_GUEST]);

@@ -17,18 +17,21 @@ enum mode { MODE_GUEST, MODE_VMM, MODES, MODE_AUTO = MODES };
 struct mode_rules {
 	enum mode policy;   /* MODE_AUTO: by rate */
 	uint32_t up, down;  /* VMM-driven from @up frames on, guest-driven below @down */
+	uint32_t flood;	    /* from so many on it is worth a CPU to poll; 0: never */
 	uint64_t window_ns; /* what frames are counted over; 0 counts as 1 */
 	uint64_t dwell_ns;  /* least time between two switches */
 };
 
 /*
  * Measured by `weft-bench calibrate` on a 2-core host under kvm_pvm: from about 14,000 frames a
- * second on VMM-driven queues cost less there, round trip and CPU time of a frame together.
+ * second on VMM-driven queues cost less there, round trip and CPU time of a frame together. From
+ * 100,000 on a sidecar that never sleeps was faster in each cell of `weft-bench modes`.
  */
 #define MODE_RULES_DEFAULT                                                                         \
 	((struct mode_rules){.policy = MODE_AUTO,                                                  \
 			     .up = 141,                                                            \
 			     .down = 35,                                                           \
+			     .flood = 1000,                                                        \
 			     .window_ns = 10000000,                                                \
 			     .dwell_ns = 50000000})
 
@@ -42,7 +45,8 @@ struct mode_event {
 struct mode_switch {
 	struct mode_rules rules;
 	enum mode mode; /* MODE_GUEST or MODE_VMM */
-	/* The mode or policy is another now. These two are the owner's. */
+	bool patient;	/* whoever polls should spin on, whether it pays or not */
+	/* The mode, the policy or @patient is another now. These two are the owner's. */
 	void (*changed)(struct mode_switch *sw);
 	void *context;
 
@@ -61,7 +65,7 @@ void mode_init(struct mode_switch *sw, const struct mode_rules *rules, uint64_t 
  * counts as the segments that it stands for, because it brings the work of so many.
  *
  * Time never runs backwards. With 0 frames: only look whether a window has ended. Calls
- * sw->changed() when that changes the mode.
+ * sw->changed() when that changes the mode, or @patient.
  */
 void mode_count(struct mode_switch *sw, uint64_t frames, uint64_t now_ns);
 

@@ -26,7 +26,7 @@ from weft import WEFT, have_kvm, guest
 
 RATES = (500, 1000, 2000, 5000, 10000, 20000, 40000)  # round trips a second: so many frames each way
 WINDOW_S = 0.01                                       # in which auto counts frames
-DRIVEN = {"guest": "mode=guest", "vmm": "mode=auto,up=1,down=0,dwell=0"}
+DRIVEN = {"guest": "mode=guest", "vmm": "mode=auto,up=1,down=0,flood=0,dwell=0"}
 DOORBELLS = ("eventfd", "inline")
 PARTS = {"exit": "an exit to the process", "doorbell": "a doorbell, for the vCPU that rings",
          "done": "from the doorbell until it is done", "interrupt": "until the interrupt, awake",

@@ -265,7 +265,7 @@ class Pin(ModesTest):
 @needs_kvm
 class Words(ModesTest):
     def test_refused(self):
-        for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "dwell=-1", "irq=late", "irq=", \
+        for net in "mode=", "mode=fast", "up=0", "up=10,down=10", "window=0", "flood=-1", "dwell=-1", "irq=late", "irq=", \
                 "queues=0", "queues=17", "queues=", "doorbell=", "doorbell=bell":
             with self.subTest(net):
                 self.assert_refused(self.hello("--net", net), STATUS_USAGE, "--net")

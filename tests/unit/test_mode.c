@@ -12,9 +12,14 @@
 #define DWELL  50000u
 #define UP     100u
 #define DOWN   10u
+#define FLOOD  800u
 
-static const struct mode_rules rules = {
-    .policy = MODE_AUTO, .up = UP, .down = DOWN, .window_ns = WINDOW, .dwell_ns = DWELL};
+static const struct mode_rules rules = {.policy = MODE_AUTO,
+					.up = UP,
+					.down = DOWN,
+					.flood = FLOOD,
+					.window_ns = WINDOW,
+					.dwell_ns = DWELL};
 
 static struct mode_switch sw;
 static uint64_t now;
@@ -150,6 +155,41 @@ Test(mode, silence_for_ages, .init = setup)
 	now += UINT64_MAX / 2;
 	mode_count(&sw, 0, now);
 	cr_assert_eq(sw.mode, MODE_GUEST);
+}
+
+Test(mode, patience_has_thresholds_of_its_own, .init = setup)
+{
+	windows(1, FLOOD);
+	cr_assert_eq(sw.mode, MODE_VMM);
+	cr_assert(sw.patient);
+	cr_assert_eq(calls, 2);
+	windows(50, FLOOD / 2);
+	cr_assert(sw.patient);
+	windows(1, FLOOD / 2 - 1);
+	cr_assert_not(sw.patient);
+	windows(50, FLOOD - 1);
+	cr_assert_not(sw.patient);
+	cr_assert_eq(sw.mode, MODE_VMM);
+	windows(1, FLOOD);
+	cr_assert(sw.patient);
+	cr_assert_eq(sw.switches, 1);
+	windows(10, 0);
+	cr_assert_eq(sw.mode, MODE_GUEST);
+	cr_assert_not(sw.patient);
+}
+
+Test(mode, silence_ends_patience_before_the_mode, .init = setup)
+{
+	windows(1, FLOOD);
+	windows(1, 0);
+	cr_assert_eq(sw.mode, MODE_VMM, "it has to dwell");
+	cr_assert_not(sw.patient);
+	mode_choose(&sw, MODE_VMM, now);
+	cr_assert(sw.patient);
+	windows(10, 0);
+	cr_assert(sw.patient, "a user said so");
+	mode_choose(&sw, MODE_AUTO, now);
+	cr_assert_not(sw.patient);
 }
 
 Test(mode, the_user_chooses, .init = setup)

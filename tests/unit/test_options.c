@@ -161,17 +161,19 @@ Test(options, who_drives_a_nic)
 {
 	struct vm_config config =
 	    parse("--kernel k --net mtu=1500 --net mode=vmm,irq=early "
-		  "--net mode=guest,up=5,down=4,window=100,dwell=0");
+		  "--net mode=guest,up=5,down=4,flood=0,window=100,dwell=0");
 
 	cr_assert_eq(config.nets[0].mode.policy, MODE_AUTO);
 	cr_assert_eq(config.nets[0].mode.up, MODE_RULES_DEFAULT.up);
 	cr_assert_eq(config.nets[0].mode.down, MODE_RULES_DEFAULT.down);
+	cr_assert_eq(config.nets[0].mode.flood, MODE_RULES_DEFAULT.flood);
 	cr_assert_eq(config.nets[0].irq, NET_IRQ_BATCH);
 	cr_assert_eq(config.nets[1].mode.policy, MODE_VMM);
 	cr_assert_eq(config.nets[1].irq, NET_IRQ_EARLY);
 	cr_assert_eq(config.nets[2].mode.policy, MODE_GUEST);
 	cr_assert_eq(config.nets[2].mode.up, 5);
 	cr_assert_eq(config.nets[2].mode.down, 4);
+	cr_assert_eq(config.nets[2].mode.flood, 0);
 	cr_assert_eq(config.nets[2].mode.window_ns, 100000);
 	cr_assert_eq(config.nets[2].mode.dwell_ns, 0);
 }
