@@ -54,10 +54,11 @@ LDFLAGS  += -static -no-pie -s -L$(MUSL)/lib
 MUSL_INCLUDE := linux asm-generic rdma video liburing liburing.h ini.h json-c seccomp.h seccomp-syscalls.h \
                 sodium sodium.h \
                 zlib.h zconf.h lzma lzma.h zstd.h zstd_errors.h lz4.h
-$(MUSL):
+$(MUSL): Makefile
 	@mkdir -p $@/include $@/lib && ln -sfn /usr/include/x86_64-linux-gnu/asm $@/include/asm
 	@for h in $(MUSL_INCLUDE); do ln -sfn /usr/include/$$h $@/include/$$h; done
 	@for l in $(LDLIBS:-l%=%); do ln -sfn /usr/lib/x86_64-linux-gnu/lib$$l.a $@/lib/lib$$l.a; done
+	@touch $@
 endif
 
 Q := $(if $(V),,@)
