@@ -127,12 +127,13 @@ class Contestant:
                 return None
         wait_for(reached, 0.1)
 
-    def datagrams(self, size, seconds):
-        """Send UDP datagrams from client to server as fast as it goes; what the receiver counted."""
+    def datagrams(self, size, seconds, buffers=1):
+        """Send UDP datagrams from client to server as fast as it goes; what the receiver counted. @buffers: of 64 KiB, of each
+        side, which it takes in turn."""
         file = f"{self.server.scratch}/datagrams.{self.number}"
-        self.server.start("sh", "-c", f"udp_gso receive {self.address} {UDP_PORT} > {file}")
+        self.server.start("sh", "-c", f"udp_gso receive {self.address} {UDP_PORT} {buffers} > {file}")
         self.file_wait(file, "ready")
-        self.client.run("udp_gso", "send", self.address, UDP_PORT, str(size), str(seconds))
+        self.client.run("udp_gso", "send", self.address, UDP_PORT, str(size), str(seconds), str(buffers))
         got = json.loads(self.file_wait(file, "}").splitlines()[-1])
         self.server.run("rm", file)
         return {"gbps": got["bytes"] * 8 / got["seconds"] / 1e9, "frames": got["datagrams"] / got["seconds"]}
@@ -392,6 +393,7 @@ class RawUdp(Contestant):
     name = "raw UDP GSO"
     about = "no guests, no overlay: UDP with UDP_SEGMENT and UDP_GRO from process to process"
     kind = "frames"
+    buffers = 1
 
     def begin(self):
         self.wire()
@@ -400,7 +402,14 @@ class RawUdp(Contestant):
 
     def stream(self, seconds):
         """Datagrams that just fill the wire's packets."""
-        return self.datagrams(self.phase.underlay - IP_UDP_BYTES, seconds)
+        return self.datagrams(self.phase.underlay - IP_UDP_BYTES, seconds, self.buffers)
+
+
+class RawUdpMemory(RawUdp):
+    name = "raw UDP GSO, 16 MiB"
+    about = "the same with 256 buffers of 64 KiB in turn, as netbench has them: more than a cache holds"
+    quick = False
+    buffers = 256
 
 
 class Netbench(Contestant):
@@ -476,7 +485,7 @@ VARIANTS = tuple(cls for net in ("irq=batch", "irq=early", "doorbell=eventfd", "
 
 # The first of each kind is the one that the others are compared with.
 CONTESTANTS = (WeftUdp, WeftEth, WeftShm, WeftIb, QemuVxlan, QemuUdp, VnetU, Native, NetbenchUdp, NetbenchEth, NetbenchShm, RawUdp,
-               *VARIANTS)
+               RawUdpMemory, *VARIANTS)
 BY_MODE = (WeftAuto, WeftGuestDriven, WeftVmmDriven)
 
 

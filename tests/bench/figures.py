@@ -144,6 +144,8 @@ TARGETS = (
     against("round trip: netbench shm by udp", "at most", 0.33, FIRST, "frame round trip p50", "netbench shm", "netbench udp"),
     against("largest frames, MTU 64000: netbench udp by raw UDP GSO", "at least", 0.8, MTUS[2], "largest frames", "netbench udp",
             "raw UDP GSO"),
+    against("the same by raw UDP GSO of as much memory", "at least", 0.8, MTUS[2], "largest frames", "netbench udp",
+            "raw UDP GSO, 16 MiB"),
     counted("doorbells rung per frame, VMM-driven", "at most", 0.001, "sender: doorbells per frame", "modes", "vmm"),
     counted("system calls per frame, sender", "at most", 2, "sender: syscalls per frame", "network", UDP),
     counted("system calls per frame, receiver", "at most", 2, "receiver: syscalls per frame", "network", UDP),

@@ -104,7 +104,8 @@ MODES_TITLE = "Each mode against the better fixed one of a cell (1): more is bet
 # Okabe and Ito's colours, which colour-blind people can tell apart; a contestant keeps its own in all plots.
 COLOURS = {"weft udp": "#0072b2", "weft eth": "#56b4e9", "weft shm": "#009e73", "QEMU VXLAN": "#d55e00", "QEMU UDP": "#e69f00",
            "VNET/U": "#cc79a7", "native veth": "#999999", "netbench udp": "#0072b2", "netbench eth": "#56b4e9",
-           "netbench shm": "#009e73", "raw UDP GSO": "#999999", "auto": "#0072b2", "guest": "#e69f00", "vmm": "#009e73"}
+           "netbench shm": "#009e73", "raw UDP GSO": "#999999", "raw UDP GSO, 16 MiB": "#555555", "auto": "#0072b2",
+           "guest": "#e69f00", "vmm": "#009e73"}
 
 HEAD = """set terminal svg size 1000,440 font 'sans,13' background rgb 'white'
 set output '{file}'

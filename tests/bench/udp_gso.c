@@ -7,7 +7,8 @@
  * Theory of operation: where the interface computes no checksums the kernel refuses UDP_SEGMENT
  * with EIO; then a call sends as many datagrams by sendmmsg(). The receiver counts from the first
  * datagram on, says what it got in one line of JSON once nothing has come for QUIET_MS, and ends.
- * It gives up when nothing ever comes. One thread, blocking calls.
+ * It gives up when nothing ever comes. One thread, blocking calls. Both sides take as many buffers
+ * in turn as they are told to: one stays in the cache, as many as a guest's ring has do not.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -28,6 +29,13 @@
 #define QUIET_MS       300
 #define FIRST_SECONDS  30
 #define RECEIVE_BUFFER (8 << 20)
+#define BUFFER_SIZE    65536u
+#define BUFFERS_MAX    4096
+
+struct buffers {
+	uint8_t *memory;
+	unsigned count, next;
+};
 
 struct tally {
 	uint64_t bytes, datagrams, calls;
@@ -38,6 +46,22 @@ static void die(const char *what)
 {
 	fprintf(stderr, "udp_gso: %s: %s\n", what, strerror(errno));
 	exit(1);
+}
+
+/* Written once, or all of it were the one page of zeros. */
+static struct buffers buffers_make(unsigned count)
+{
+	struct buffers buffers = {malloc((size_t)count * BUFFER_SIZE), count, 0};
+
+	if (!buffers.memory)
+		die("buffers");
+	memset(buffers.memory, 1, (size_t)count * BUFFER_SIZE);
+	return buffers;
+}
+
+static uint8_t *buffer_next(struct buffers *buffers)
+{
+	return buffers->memory + (size_t)(buffers->next++ % buffers->count) * BUFFER_SIZE;
 }
 
 static uint64_t now_ns(void)
@@ -81,9 +105,8 @@ static void tally_add(struct tally *tally, const struct msghdr *message, size_t 
 	tally->datagrams += segment > 0 ? (size + (size_t)segment - 1) / (size_t)segment : 1;
 }
 
-static int receive(const struct sockaddr_in *address)
+static int receive(const struct sockaddr_in *address, struct buffers *buffers)
 {
-	static uint8_t buffer[65536];
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), on = 1, size = RECEIVE_BUFFER;
 	struct tally tally = {0};
 
@@ -97,7 +120,7 @@ static int receive(const struct sockaddr_in *address)
 	fflush(stdout);
 	for (;;) {
 		char control[CMSG_SPACE(sizeof(int))];
-		struct iovec iov = {buffer, sizeof(buffer)};
+		struct iovec iov = {buffer_next(buffers), BUFFER_SIZE};
 		struct msghdr message = {.msg_iov = &iov,
 					 .msg_iovlen = 1,
 					 .msg_control = control,
@@ -127,9 +150,9 @@ static int datagrams_send(int fd, uint8_t *data, unsigned size, unsigned count)
 	return sendmmsg(fd, messages, count, 0);
 }
 
-static int transmit(const struct sockaddr_in *address, unsigned size, double seconds)
+static int transmit(const struct sockaddr_in *address, unsigned size, double seconds,
+		    struct buffers *buffers)
 {
-	static uint8_t buffer[DATAGRAM_MAX];
 	unsigned count = DATAGRAM_MAX / size < SEGMENTS_MAX ? DATAGRAM_MAX / size : SEGMENTS_MAX;
 	uint64_t end = now_ns() + (uint64_t)(seconds * 1e9);
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), segment = (int)size;
@@ -140,6 +163,7 @@ static int transmit(const struct sockaddr_in *address, unsigned size, double sec
 	if (count > 1 && setsockopt(fd, SOL_UDP, UDP_SEGMENT, &segment, sizeof(segment)) < 0)
 		die("UDP_SEGMENT");
 	while (now_ns() < end) {
+		uint8_t *buffer = buffer_next(buffers);
 		ssize_t sent = together ? send(fd, buffer, (size_t)count * size, 0)
 					: datagrams_send(fd, buffer, size, count);
 
@@ -154,23 +178,36 @@ static int transmit(const struct sockaddr_in *address, unsigned size, double sec
 	return 0;
 }
 
+/* An argument from 1 to @max. */
+static unsigned number_of(const char *text, unsigned max)
+{
+	int number = atoi(text);
+
+	if (number < 1 || number > (int)max) {
+		errno = ERANGE;
+		die(text);
+	}
+	return (unsigned)number;
+}
+
 int main(int argc, char **argv)
 {
+	bool sends = argc >= 6 && !strcmp(argv[1], "send");
+	int fixed = sends ? 6 : 4;
 	struct sockaddr_in address;
+	struct buffers buffers;
 
-	if (argc != 4 && argc != 6) {
-		fputs("Usage: udp_gso receive ADDRESS PORT\n"
-		      "       udp_gso send ADDRESS PORT BYTES SECONDS\n"
-		      "Sends datagrams of BYTES as fast as it can; the receiver says what came.\n",
+	if (argc < fixed || argc > fixed + 1 || (!sends && strcmp(argv[1], "receive"))) {
+		fputs("Usage: udp_gso receive ADDRESS PORT [BUFFERS]\n"
+		      "       udp_gso send ADDRESS PORT BYTES SECONDS [BUFFERS]\n"
+		      "Sends datagrams of BYTES as fast as it can; the receiver says what came.\n"
+		      "BUFFERS of 64 KiB are taken in turn (1).\n",
 		      stderr);
 		return 2;
 	}
 	address = address_of(argv[2], argv[3]);
-	if (argc == 4)
-		return receive(&address);
-	if (atoi(argv[4]) < 1 || atoi(argv[4]) > (int)DATAGRAM_MAX) {
-		errno = ERANGE;
-		die(argv[4]);
-	}
-	return transmit(&address, (unsigned)atoi(argv[4]), atof(argv[5]));
+	buffers = buffers_make(argc > fixed ? number_of(argv[fixed], BUFFERS_MAX) : 1);
+	if (!sends)
+		return receive(&address, &buffers);
+	return transmit(&address, number_of(argv[4], DATAGRAM_MAX), atof(argv[5]), &buffers);
 }
