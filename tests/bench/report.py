@@ -58,7 +58,7 @@ def network_print(results):
         events_print(events)
     print("\nContestants")
     for name, about in results["contestants"].items():
-        print(f"  {name:14} {about}")
+        print(f"  {name:19} {about}")
     print(f"\nSamples taken although the CPUs were not quiet: {results['busy_samples']}; dropped and taken again: "
           f"{results['dropped_samples']}; waited for quiet CPUs: {results['waited_s']} s")
     for what, error in results["failures"].items():
