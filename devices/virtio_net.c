@@ -273,10 +273,10 @@ void virtio_net_destroy(struct virtio_device *dev)
 	if (!dev)
 		return;
 	net = net_of(dev);
-	if (net->port.core)
-		core_detach(net->port.core, &net->port);
 	if (net->rx)
 		net_land_forget(net);
+	if (net->port.core)
+		core_detach(net->port.core, &net->port);
 	for (unsigned i = 0; i < net->port.pairs; i++)
 		tx_holds_destroy(net->pairs[i].holds);
 	free(net->tx);

@@ -70,7 +70,8 @@ struct rx_buffer {
 /* What one chain of the receive ring that may be lent has at most, and what one loan has. */
 #define LOAN_CHAIN_SEGMENTS 20u
 #define LOAN_CHAINS	    64u
-#define LOANS		    9u
+#define LOANS		    41u /* UDP takes 9, InfiniBand 32 */
+#define LENT_MAX	    (VIRTQUEUE_SIZE_MAX / 2) /* chains in all loans together */
 
 /* A receive buffer that was taken from the ring and not used. */
 struct rx_spare {
@@ -93,8 +94,9 @@ struct rx_scratch {
 	    first[VIRTQUEUE_CHAIN_MAX]; /* of a frame's first buffer, which has its header */
 	struct iovec more[VIRTQUEUE_CHAIN_MAX];
 	struct rx_loan loans[LOANS];
+	unsigned lent; /* chains */
 	unsigned spare_count;
-	struct rx_spare spares[LOANS * LOAN_CHAINS]; /* the last one is the next to be used */
+	struct rx_spare spares[LENT_MAX]; /* the last one is the next to be used */
 };
 
 /* A receive and a transmit queue, and who drives them. */

@@ -17,9 +17,10 @@
  * written to it is erased: a guest sees nothing that was not for it, as far as it waits for its
  * buffers to be given.
  *
- * At most half of the ring is lent for a frame, so that a link which waits for the rest of one does
- * not keep others out. A guest that resets its device gets its buffers back at once: the borrower's
- * pointer becomes NULL.
+ * At most half of the ring is lent at any time, so that a link which has laid out for frames that do
+ * not come, or waits for the rest of one, does not keep others out. A guest that resets its device
+ * gets its buffers back at once: links whose hardware writes there by itself have to stop it first
+ * (core_recall()), then the borrower's pointer becomes NULL.
  *
  * With several pairs of queues in use nothing is lent: which one a frame goes to is known only when
  * it is there.
@@ -27,6 +28,7 @@
  * Thread: the sidecar.
  */
 #include "devices/virtio_net.h"
+#include "vnet/core.h"
 
 static struct rx_loan *loan_of(struct landing *landing)
 {
@@ -38,6 +40,7 @@ static void loan_spare(struct rx_scratch *rx, const struct rx_loan *loan)
 {
 	const struct iovec *iov = loan->iov + loan->segment_count;
 
+	rx->lent -= loan->chain_count;
 	for (unsigned i = loan->chain_count; i-- > 0;) {
 		struct rx_spare *spare = &rx->spares[rx->spare_count++];
 
@@ -55,7 +58,7 @@ static bool loan_extend(struct virtio_net *net, struct rx_loan *loan)
 	struct vq_chain chain;
 
 	if (loan->chain_count == LOAN_CHAINS ||
-	    loan->chain_count >= net->dev.queues[QUEUE_RX].ring.size / 2 ||
+	    net->rx->lent >= net->dev.queues[QUEUE_RX].ring.size / 2 ||
 	    !net_rx_take(&net->pairs[0], &chain, iov, loan->chain_count ? 1 : NET_HEADER))
 		return false;
 	if (chain.in_count > LOAN_CHAIN_SEGMENTS ||
@@ -66,6 +69,7 @@ static bool loan_extend(struct virtio_net *net, struct rx_loan *loan)
 	memcpy(loan->iov + loan->segment_count, iov, chain.in_count * sizeof(*iov));
 	loan->segment_count += chain.in_count;
 	loan->chains[loan->chain_count++] = chain;
+	net->rx->lent++;
 	loan->landing.len += chain.in_len;
 	return true;
 }
@@ -157,6 +161,7 @@ void net_land_give(struct virtio_net *net, const struct frame *frame)
 	queue->requests += n;
 	net->port.counters.landed_frames++;
 	/* What is left is spare when the loan ends. */
+	net->rx->lent -= n;
 	loan->chain_count -= n;
 	loan->segment_count -= segments;
 	memmove(loan->chains, loan->chains + n, loan->chain_count * sizeof(loan->chains[0]));
@@ -168,10 +173,12 @@ void net_land_forget(struct virtio_net *net)
 {
 	struct rx_scratch *rx = net->rx;
 
+	if (rx->lent && net->port.core)
+		core_recall(net->port.core);
 	for (unsigned i = 0; i < LOANS; i++) {
 		if (rx->loans[i].lent)
 			*rx->loans[i].landing.holder = NULL;
 		rx->loans[i].lent = false;
 	}
-	rx->spare_count = 0;
+	rx->lent = rx->spare_count = 0;
 }

@@ -192,8 +192,29 @@ void core_destroy(struct core *core)
 	core_free(core);
 }
 
+/* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. */
+static bool links_end_here(const struct core *core)
+{
+	if (core->options.transit || !route_table_empty(core->routes))
+		return false;
+	for (unsigned w = 0; w < PORT_SET_WORDS; w++)
+		for (uint64_t left = core->kinds.nics.words[w]; left; left &= left - 1)
+			if (!core->ports[w * PORT_SET_BITS + (unsigned)__builtin_ctzll(left)]
+				 ->ops->land)
+				return false;
+	return true;
+}
+
+/* What links bring may go elsewhere from now on: then nothing of it may pass through the guest's memory. */
+static void links_end_elsewhere(struct core *core, bool ended_here)
+{
+	if (ended_here && !links_end_here(core))
+		core_recall(core);
+}
+
 int core_attach(struct core *core, struct port *port)
 {
+	const bool ended_here = links_end_here(core);
 	unsigned index = core->high;
 
 	if (route_name_reserved(port->name))
@@ -215,6 +236,7 @@ int core_attach(struct core *core, struct port *port)
 	port->index = index;
 	route_table_bind(core->routes, port);
 	core->generation++;
+	links_end_elsewhere(core, ended_here);
 	return 0;
 }
 
@@ -248,6 +270,7 @@ unsigned core_ports(const struct core *core)
 
 struct route_table *core_routes_swap(struct core *core, struct route_table *table)
 {
+	const bool ended_here = links_end_here(core);
 	struct route_table *before = core->routes;
 
 	for (unsigned i = 0; i < core->high; i++) {
@@ -258,6 +281,7 @@ struct route_table *core_routes_swap(struct core *core, struct route_table *tabl
 	}
 	core->routes = table;
 	core->generation++;
+	links_end_elsewhere(core, ended_here);
 	return before;
 }
 
@@ -604,6 +628,13 @@ void core_let_go(struct core *core)
 			core->ports[i]->ops->let_go(core->ports[i]);
 }
 
+void core_recall(struct core *core)
+{
+	for (unsigned i = 0; i < core->high; i++)
+		if (core->ports[i] && core->ports[i]->ops->recall)
+			core->ports[i]->ops->recall(core->ports[i]);
+}
+
 /* The port that took the last frame of @in; NULL: several did, or things have changed since. */
 static struct port *sink_of(const struct core *core, const struct port *in)
 {
@@ -619,19 +650,6 @@ bool core_full(const struct core *core, const struct port *in)
 	struct port *port = sink_of(core, in);
 
 	return port && port->ops->full && port->ops->full(port);
-}
-
-/* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. */
-static bool links_end_here(const struct core *core)
-{
-	if (core->options.transit || !route_table_empty(core->routes))
-		return false;
-	for (unsigned w = 0; w < PORT_SET_WORDS; w++)
-		for (uint64_t left = core->kinds.nics.words[w]; left; left &= left - 1)
-			if (!core->ports[w * PORT_SET_BITS + (unsigned)__builtin_ctzll(left)]
-				 ->ops->land)
-				return false;
-	return true;
 }
 
 struct port *core_landing_port(const struct core *core, const struct port *in)

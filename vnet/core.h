@@ -57,6 +57,12 @@ bool core_full(const struct core *core, const struct port *in);
 void core_let_go(struct core *core);
 
 /*
+ * core_recall - no port has room of a guest any more that hardware writes to when it returns (port_ops.recall). The core
+ * itself does so when core_landing_port() ends to be true of links. Not from within send_batch().
+ */
+void core_recall(struct core *core);
+
+/*
  * core_landing_port - whose guest a link may receive for: the interface that took its last frame, if it lends room (see
  * port_ops.land), and nothing that a link brings can go elsewhere than to the guest. NULL: none.
  */

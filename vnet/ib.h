@@ -5,6 +5,7 @@
  *   link_ib.c        the URL, listeners, ports, sessions
  *   ib_connection.c  rdma_cm: from an address to a connection, and back for ever
  *   ib_device.c      an adapter: its completion queue, receive buffers, guest memory
+ *   ib_land.c        receiving into a guest's own buffers
  *   ib_ring.c        sends of one queue pair, from memory that the adapter reads by itself
  *   ib_rc.c, ib_ud.c what the two kinds of queue pairs do with frames
  *   ib_calls.c       the calls into the libraries
@@ -44,7 +45,9 @@
 #define IB_REASSEMBLY_NS 500000000ull
 
 struct ib_device;
+struct ib_lander;
 struct ib_peer;
+struct ib_plan;
 struct reassembly;
 struct session;
 
@@ -130,7 +133,7 @@ struct ib_device {
 	struct ibv_context *context;
 	uint8_t port;
 	uint32_t mtu; /* bytes of a datagram */
-	unsigned sge_max, cq_size, srq_size;
+	unsigned sge_max, cq_size, srq_size, srq_sge_max;
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq;
@@ -144,7 +147,8 @@ struct ib_device {
 	struct ib_pool bounces;
 	unsigned bounce_free[IB_BOUNCES], bounce_count;
 
-	struct ibv_srq *srq; /* NULL: no queue pair has come yet */
+	struct ibv_srq *srq;	  /* NULL: no queue pair has come yet */
+	struct ib_lander *lander; /* as long as that; NULL: no message goes to a guest's buffers */
 	struct ib_pool chunks[IB_CHUNKS_MAX];
 	unsigned chunk_count, chunk_size; /* receive buffers in each */
 	unsigned queue_pairs;		  /* RC: connections that have a window */
@@ -174,6 +178,11 @@ void ib_device_fail(struct ib_device *device, const char *why);
 /* ib_device_end - the same, now. Not from within send_batch(), nor while completions are handled.
  */
 void ib_device_end(struct ib_device *device, const char *why);
+/* ib_device_empty - every peer loses its connection, now, and comes again: no request is posted any
+ * more. Not from within send_batch(), nor while completions are handled. */
+void ib_device_empty(struct ib_device *device, const char *why);
+/* ib_memory_find - the registered guest memory that a piece lies in, or NULL. */
+const struct ibv_mr *ib_memory_find(const struct ib_device *device, const struct iovec *piece);
 /* ib_device_receive - see to it that one more queue pair's messages find @count buffers of @buffer
  * bytes, and its completions room, with those of @sends. 0 or -errno. */
 int ib_device_receive(struct ib_device *device, size_t buffer, unsigned count, unsigned sends);
@@ -185,6 +194,39 @@ bool ib_device_poll(struct ib_device *device);
 void ib_run_deliver(struct ib_device *device);
 /* ib_run_add - room for one more frame of this peer. */
 struct frame *ib_run_add(struct ib_peer *peer);
+
+/* --- receiving into a guest's buffers -------------------------------------------------------- */
+
+/* ib_lander_create - for a receive queue whose requests have up to @sge_max pieces. NULL: that is
+ * not enough, no guest memory is registered, or there is no memory. */
+struct ib_lander *ib_lander_create(struct ib_device *device, unsigned sge_max);
+/* ib_lander_destroy - give back all room. The receive queue is destroyed. NULL is fine. */
+void ib_lander_destroy(struct ib_lander *l);
+/* ib_land_lay - let requests, of one buffer each, point to a guest's buffers too, if large frames
+ * are to be expected. Call with NULL for "never". */
+void ib_land_lay(struct ib_lander *l, struct ibv_recv_wr wrs[], unsigned n);
+/* ib_land_came - a request is complete. Returns how it was laid out, or NULL; *@id becomes what it
+ * was before. @whole: it has a message of @len bytes, otherwise nobody knows. */
+struct ib_plan *ib_land_came(struct ib_lander *l, uint64_t *id, bool whole, size_t len);
+/* ib_land_fits - does a message with this header lie in the guest's buffers as expected? */
+bool ib_land_fits(const struct ib_plan *plan, const struct geneve_extras *extras, size_t header,
+		  size_t len);
+/* ib_land_frame - say where such a message's frame lies, valid until ib_land_end(). */
+void ib_land_frame(struct ib_plan *plan, struct frame *frame);
+/* ib_land_take - of any other message make one that lies in the buffer alone. False: a part is
+ * lost. */
+bool ib_land_take(struct ib_lander *l, struct ib_plan *plan, size_t len,
+		  struct port_counters *counters);
+/* ib_land_learn - a frame came, laid out for or not, behind a header of @header bytes. NULL is fine
+ * here and below. */
+void ib_land_learn(struct ib_lander *l, struct ib_peer *peer, size_t header,
+		   const struct frame *frame);
+/* ib_land_end - the batch is delivered. */
+void ib_land_end(struct ib_lander *l);
+/* ib_land_lent - may the adapter write to a guest's buffers? */
+bool ib_land_lent(const struct ib_lander *l);
+/* ib_land_forget - the peer goes. */
+void ib_land_forget(struct ib_lander *l, const struct ib_peer *peer);
 
 /* --- peers ----------------------------------------------------------------------------------- */
 
@@ -263,9 +305,9 @@ struct ib_path {
 	void (*send_batch)(struct port *port, struct frame *const frames[], unsigned n);
 	/* A session message; 0 or -errno. */
 	int (*control)(struct ib_peer *peer, const void *message, size_t len);
-	/* A message of @len bytes at @data. */
+	/* A message of @len bytes at @data; @plan: where it lies otherwise, or NULL. */
 	void (*receive)(struct ib_device *device, const struct ibv_wc *wc, uint8_t *data,
-			size_t len);
+			size_t len, struct ib_plan *plan);
 	/* For each peer that was touched by a batch: its frames are delivered and its buffers are
 	 * about to be posted again; they are. NULL: nothing to do. */
 	void (*flush)(struct ib_peer *peer);
@@ -332,8 +374,9 @@ void ib_session_take(struct ib_peer *peer, const uint8_t *message, size_t len);
 /* ib_extras_fill - what goes with a frame. DROP_REASONS, or why it cannot be sent. */
 enum drop_reason ib_extras_fill(const struct ib_peer *peer, const struct frame *frame,
 				struct geneve_extras *extras);
-/* ib_frame_take - a whole frame came. */
-void ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
-		   const struct geneve_extras *extras);
+/* ib_frame_take - a whole frame came. @plan: it lies there as expected, or NULL. Returns it, or
+ * NULL when it was dropped. */
+struct frame *ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
+			    const struct geneve_extras *extras, struct ib_plan *plan);
 
 #endif

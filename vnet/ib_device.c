@@ -11,8 +11,8 @@
  * though any peer fills any buffer. A message being received when its connection breaks may take
  * its buffer with it, since not every adapter completes it; such losses are counted, made good by
  * another chunk, and end when the last connection does and the queue is made anew, or, at
- * IB_CHUNKS_MAX, by making everything anew. (Buffers of the guest itself, to receive into, would be
- * posted in buffers_post(), in place of a chunk's.)
+ * IB_CHUNKS_MAX, by making everything anew. Some are posted together with buffers of the guest
+ * itself, to receive into: see ib_land.c.
  *
  * Completions wake the loop by the channel's descriptor. From then on the queue is polled in each
  * turn, as long as the loop spins (loop_poll); before it sleeps, the queue is asked to wake it
@@ -76,9 +76,11 @@ void ib_pool_close(struct ib_device *device, struct ib_pool *pool)
 	*pool = (struct ib_pool){0};
 }
 
-/* Guest memory is only read by the adapter. Where it is refused frames are copied. */
+/* Guest memory is for this adapter only: to send from, and with RC to receive into (ib_land.c).
+ * Where it is refused frames are copied. */
 static void guest_register(struct ib_device *device)
 {
+	const int access = device->endpoint->path->connected ? IBV_ACCESS_LOCAL_WRITE : 0;
 	const struct link_env *env = &device->endpoint->env;
 
 	for (unsigned i = 0; i < env->memory_count && i < IB_MEMORY_MAX; i++) {
@@ -86,13 +88,29 @@ static void guest_register(struct ib_device *device)
 
 		if (env->memory_pinned)
 			*env->memory_pinned = true;
-		device->memory[i] = memory_register(device, region->iov_base, region->iov_len, 0);
+		device->memory[i] =
+		    memory_register(device, region->iov_base, region->iov_len, access);
 		if (!device->memory[i])
 			warn("ib: cannot register %zu MiB of guest memory: %s: frames are copied; "
 			     "allow more "
 			     "locked memory (ulimit -l)",
 			     region->iov_len >> 20, strerror(errno));
 	}
+}
+
+const struct ibv_mr *ib_memory_find(const struct ib_device *device, const struct iovec *piece)
+{
+	const struct link_env *env = &device->endpoint->env;
+
+	for (unsigned i = 0; i < env->memory_count && i < IB_MEMORY_MAX; i++) {
+		const struct iovec *region = &env->memory[i];
+		size_t start = (size_t)((char *)piece->iov_base - (char *)region->iov_base);
+
+		if ((char *)piece->iov_base >= (char *)region->iov_base &&
+		    start <= region->iov_len && piece->iov_len <= region->iov_len - start)
+			return device->memory[i];
+	}
+	return NULL;
 }
 
 static int bounces_open(struct ib_device *device)
@@ -114,7 +132,7 @@ static uint8_t *buffer_at(const struct ib_device *device, uint64_t id)
 	return chunk->memory + (id & ((1u << CHUNK_SHIFT) - 1)) * chunk->size;
 }
 
-/* Post these buffers. */
+/* Post these buffers, and with them some of a guest's. */
 static int buffers_post(struct ib_device *device, const uint64_t ids[], unsigned n)
 {
 	struct ibv_recv_wr wrs[FRAME_BATCH_MAX], *bad;
@@ -131,6 +149,7 @@ static int buffers_post(struct ib_device *device, const uint64_t ids[], unsigned
 					      .sg_list = &sges[i],
 					      .num_sge = 1};
 	}
+	ib_land_lay(device->lander, wrs, n);
 	return n && device->calls->post_srq_recv(device->srq, wrs, &bad) ? -EIO : 0;
 }
 
@@ -158,15 +177,29 @@ static void receive_close(struct ib_device *device)
 	if (device->srq)
 		device->calls->destroy_srq(device->srq);
 	device->srq = NULL;
+	ib_lander_destroy(device->lander);
+	device->lander = NULL;
 	while (device->chunk_count)
 		ib_pool_close(device, &device->chunks[--device->chunk_count]);
 	device->lost = 0;
 }
 
+/* Requests of many pieces may be more than the adapter has room for in all. */
 static int receive_open(struct ib_device *device)
 {
 	struct ibv_srq_init_attr attr = {.attr = {.max_wr = device->srq_size, .max_sge = 1}};
 
+	if (device->endpoint->path->connected)
+		device->lander = ib_lander_create(device, device->srq_sge_max);
+	if (device->lander) {
+		attr.attr.max_sge = device->srq_sge_max;
+		device->srq = device->calls->create_srq(device->pd, &attr);
+	}
+	if (device->srq)
+		return 0;
+	ib_lander_destroy(device->lander);
+	device->lander = NULL;
+	attr.attr.max_sge = 1;
 	device->srq = device->calls->create_srq(device->pd, &attr);
 	return device->srq ? 0 : -ENOMEM;
 }
@@ -268,7 +301,8 @@ static void send_completed(struct ib_device *device, const struct ibv_wc *wc)
 			ib_peer_touch(ring->owner);
 		return;
 	}
-	snprintf(why, sizeof(why), "the adapter cannot send: %s", device->calls->wc_status_str(wc->status));
+	snprintf(why, sizeof(why), "the adapter cannot send: %s",
+		 device->calls->wc_status_str(wc->status));
 	if (!ring->owner)
 		ib_device_fail(device, why);
 	else if (wc->status != IBV_WC_WR_FLUSH_ERR) /* that follows from another */
@@ -302,6 +336,7 @@ static void batch_end(struct ib_device *device, const uint64_t buffers[], unsign
 
 	ib_run_deliver(device);
 	touched_visit(device, path->flush);
+	ib_land_end(device->lander);
 	if (buffers_post(device, buffers, n))
 		ib_device_fail(device, "the adapter takes no receive buffers");
 	touched_visit(device, path->batch_end);
@@ -314,6 +349,7 @@ bool ib_device_poll(struct ib_device *device)
 	const struct ib_path *path = device->endpoint->path;
 	uint64_t buffers[FRAME_BATCH_MAX];
 	struct ibv_wc wc[FRAME_BATCH_MAX];
+	struct ib_plan *plan;
 	unsigned count = 0;
 	int n = device->failed ? 0 : device->calls->poll_cq(device->cq, FRAME_BATCH_MAX, wc);
 
@@ -324,12 +360,14 @@ bool ib_device_poll(struct ib_device *device)
 			send_completed(device, &wc[i]);
 			continue;
 		}
+		plan = ib_land_came(device->lander, &wc[i].wr_id, wc[i].status == IBV_WC_SUCCESS,
+				    wc[i].byte_len);
 		buffers[count++] = wc[i].wr_id;
 		/* A receive that failed says no more than that its connection did, which will be
 		 * heard. */
 		if (wc[i].status == IBV_WC_SUCCESS)
 			path->receive(device, &wc[i], buffer_at(device, wc[i].wr_id),
-				      wc[i].byte_len);
+				      wc[i].byte_len, plan);
 	}
 	if (n > 0)
 		batch_end(device, buffers, count);
@@ -388,7 +426,7 @@ static void async_ready(struct loop_watch *watch, uint32_t revents)
 
 /* --- the device ------------------------------------------------------------------------------ */
 
-void ib_device_end(struct ib_device *device, const char *why)
+void ib_device_empty(struct ib_device *device, const char *why)
 {
 	for (struct ib_peer *peer = device->endpoint->peers; peer; peer = peer->next) {
 		if (peer->device != device)
@@ -396,6 +434,11 @@ void ib_device_end(struct ib_device *device, const char *why)
 		ib_peer_fail(peer, why);
 		ib_peer_reset(peer);
 	}
+}
+
+void ib_device_end(struct ib_device *device, const char *why)
+{
+	ib_device_empty(device, why);
 	ib_device_close(device);
 }
 
@@ -458,6 +501,9 @@ static int limits_read(struct ib_device *device)
 	device->sge_max = attr.max_sge < 1		   ? 1
 			  : attr.max_sge > (int)IB_SGE_MAX ? IB_SGE_MAX
 							   : (unsigned)attr.max_sge;
+	device->srq_sge_max = attr.max_srq_sge > (int)IB_SGE_MAX ? IB_SGE_MAX
+			      : attr.max_srq_sge > 0		 ? (unsigned)attr.max_srq_sge
+								 : 1;
 	device->cq_size = attr.max_cqe < CQ_MAX ? (unsigned)attr.max_cqe : CQ_MAX;
 	device->srq_size = attr.max_srq_wr < (int)SRQ_MAX ? (unsigned)attr.max_srq_wr : SRQ_MAX;
 	device->mtu = 128u << (port.active_mtu ? port.active_mtu : IBV_MTU_1024);

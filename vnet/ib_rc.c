@@ -139,21 +139,32 @@ static int rc_control(struct ib_peer *peer, const void *message, size_t len)
 
 /* --- receiving ------------------------------------------------------------------------------- */
 
-static void packet_take(struct ib_peer *peer, uint8_t *data, size_t len)
+static void packet_take(struct ib_peer *peer, uint8_t *data, size_t len, struct ib_plan *plan)
 {
+	struct ib_lander *lander = peer->device->lander;
 	enum drop_reason reason = DROP_FORMAT;
 	struct geneve_extras extras;
 	size_t offset = geneve_parse(data, len, peer->endpoint->env.vni, &extras, &reason);
+	const struct frame *frame;
 
-	if (!offset || extras.part)
+	if (plan && (!offset || !ib_land_fits(plan, &extras, offset, len))) {
+		if (!ib_land_take(lander, plan, len, &peer->port.counters))
+			reason = DROP_RING_FULL, offset = 0;
+		plan = NULL;
+	}
+	if (!offset || extras.part) {
 		peer->port.counters.drops[reason]++;
-	else if (extras.control)
+	} else if (extras.control) {
 		ib_session_take(peer, data + offset, len - offset);
-	else
-		ib_frame_take(peer, data + offset, len - offset, &extras);
+	} else {
+		frame = ib_frame_take(peer, data + offset, len - offset, &extras, plan);
+		if (frame)
+			ib_land_learn(lander, peer, offset, frame);
+	}
 }
 
-static void rc_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_t *data, size_t len)
+static void rc_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_t *data, size_t len,
+		       struct ib_plan *plan)
 {
 	struct ib_peer *peer = ib_peer_find(device, wc->qp_num);
 	struct ib_credits *c = &peer->credits;
@@ -169,7 +180,7 @@ static void rc_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_
 	else if (!(wc->wc_flags & IBV_WC_WITH_IMM) || !credits_take(c, ntohl(wc->imm_data)))
 		ib_peer_fail(peer, "the peer gives credit that cannot be");
 	else if (len)
-		packet_take(peer, data, len);
+		packet_take(peer, data, len, plan);
 }
 
 static void rc_batch_end(struct ib_peer *peer)
@@ -197,6 +208,7 @@ static void rc_close(struct ib_peer *peer)
 	for (unsigned i = 0; i < DRAIN_BATCHES && ib_device_poll(peer->device); i++)
 		;
 	ib_peer_leave(peer);
+	ib_land_forget(peer->device->lander, peer);
 	calls->destroy_qp(peer->id);
 	ib_ring_close(&peer->data);
 	ib_ring_close(&peer->control);

@@ -105,22 +105,6 @@ static struct ibv_sge sge_of(const void *at, size_t len, const struct ibv_mr *mr
 	return (struct ibv_sge){.addr = (uintptr_t)at, .length = (uint32_t)len, .lkey = mr->lkey};
 }
 
-/* The registered memory that a piece lies in, or NULL. */
-static const struct ibv_mr *memory_find(const struct ib_device *device, const struct iovec *piece)
-{
-	const struct link_env *env = &device->endpoint->env;
-
-	for (unsigned i = 0; i < env->memory_count && i < IB_MEMORY_MAX; i++) {
-		const struct iovec *region = &env->memory[i];
-		size_t start = (size_t)((char *)piece->iov_base - (char *)region->iov_base);
-
-		if ((char *)piece->iov_base >= (char *)region->iov_base &&
-		    start <= region->iov_len && piece->iov_len <= region->iov_len - start)
-			return device->memory[i];
-	}
-	return NULL;
-}
-
 /* Point to @len bytes where they are. False when that is not possible; the slot is then half
  * filled. */
 static bool slot_gather(struct ib_ring *ring, struct ib_slot *slot, struct iov_cursor at,
@@ -137,7 +121,7 @@ static bool slot_gather(struct ib_ring *ring, struct ib_slot *slot, struct iov_c
 			piece.iov_len = len;
 		if (!piece.iov_len)
 			return false;
-		mr = held ? memory_find(device, &piece) : NULL;
+		mr = held ? ib_memory_find(device, &piece) : NULL;
 		if (mr && slot->wr.num_sge < (int)device->sge_max)
 			slot->sge[slot->wr.num_sge++] = sge_of(piece.iov_base, piece.iov_len, mr);
 		else if (!mr && slot->wr.num_sge == 1 &&

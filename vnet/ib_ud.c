@@ -178,13 +178,15 @@ static void part_take(struct ib_peer *peer, const uint8_t *data, size_t len,
 		*ib_run_add(peer) = *frame;
 }
 
-static void ud_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_t *data, size_t len)
+static void ud_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_t *data, size_t len,
+		       struct ib_plan *plan)
 {
 	struct ib_peer *peer = len < IB_GRH ? NULL : sender_find(device, wc, data);
 	enum drop_reason reason = DROP_FORMAT;
 	struct geneve_extras extras;
 	size_t offset;
 
+	(void)plan; /* nothing of it is laid out */
 	if (!peer || peer->phase != IB_CARRYING) {
 		device->endpoint->counters.drops[DROP_NOT_PEER]++;
 		return;
@@ -200,7 +202,7 @@ static void ud_receive(struct ib_device *device, const struct ibv_wc *wc, uint8_
 	else if (extras.part)
 		part_take(peer, data + offset, len - offset, &extras);
 	else
-		ib_frame_take(peer, data + offset, len - offset, &extras);
+		ib_frame_take(peer, data + offset, len - offset, &extras, NULL);
 }
 
 /* The buffers that parts lie in are about to be used again. */

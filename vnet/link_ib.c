@@ -168,8 +168,8 @@ enum drop_reason ib_extras_fill(const struct ib_peer *peer, const struct frame *
 	return DROP_REASONS;
 }
 
-void ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
-		   const struct geneve_extras *extras)
+struct frame *ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
+			    const struct geneve_extras *extras, struct ib_plan *plan)
 {
 	struct frame *frame = ib_run_add(peer);
 	struct iovec *payload = (struct iovec *)frame->iov;
@@ -183,10 +183,13 @@ void ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
 	    .offload = extras->offload,
 	};
 	memcpy(frame->eth, data, FRAME_HEADER);
-	if (!offload_check(frame)) {
-		peer->device->run.count--;
-		peer->port.counters.drops[DROP_OFFLOAD]++;
-	}
+	if (plan)
+		ib_land_frame(plan, frame);
+	if (offload_check(frame))
+		return frame;
+	peer->device->run.count--;
+	peer->port.counters.drops[DROP_OFFLOAD]++;
+	return NULL;
 }
 
 /* --- ports ----------------------------------------------------------------------------------- */
@@ -211,6 +214,14 @@ static void ib_let_go(struct port *port)
 	struct ib_peer *peer = container_of(port, struct ib_peer, port);
 
 	peer->endpoint->path->let_go(peer);
+}
+
+static void ib_recall(struct port *port)
+{
+	const struct ib_peer *peer = container_of(port, struct ib_peer, port);
+
+	if (peer->device && ib_land_lent(peer->device->lander))
+		ib_device_empty(peer->device, "the guest took its receive buffers back");
 }
 
 static void ib_status(const struct port *port, struct link_status *status)
@@ -247,6 +258,7 @@ static const struct port_ops ib_ops = {
     .send_batch = ib_send_batch,
     .full = ib_full,
     .let_go = ib_let_go,
+    .recall = ib_recall,
     .close = ib_close,
     .status = ib_status,
 };

@@ -117,6 +117,11 @@ struct port_ops {
 	bool (*full)(struct port *port);
 	/* Release every frame that is held before returning. NULL: holds none. Not from within send_batch(). */
 	void (*let_go)(struct port *port);
+	/*
+	 * Give back all room that was lent (land), having seen to it that nobody writes there any more. NULL: room is only
+	 * written to within the port's own calls. Not from within send_batch().
+	 */
+	void (*recall)(struct port *port);
 	/* Release everything; the port is no longer attached. */
 	void (*close)(struct port *port);
 	/* NULL for interfaces. */

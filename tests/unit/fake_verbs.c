@@ -11,11 +11,12 @@
 
 #include "vnet/loop.h"
 
-#define MESSAGE_MAX 70000u
-#define GRH	    40u
-#define QKEY	    0x01234567u
-#define WCS	    32768u
-#define PRIVATE_MAX 56u
+#define MESSAGE_MAX  70000u
+#define GRH	     40u
+#define QKEY	     0x01234567u
+#define WCS	     32768u
+#define PRIVATE_MAX  56u
+#define FAKE_SGE_MAX 30
 
 struct fake_state fake;
 
@@ -57,13 +58,14 @@ struct comp {
 };
 
 struct receive {
-	struct ibv_sge sge;
+	struct ibv_sge sge[FAKE_SGE_MAX];
+	int num_sge;
 	uint64_t wr_id;
 };
 
 struct srq {
 	struct ibv_srq srq;
-	unsigned head, tail, size;
+	unsigned head, tail, size, max_sge;
 	struct receive *receives;
 };
 
@@ -127,7 +129,7 @@ void fake_reset(void)
 {
 	if (adapter.async_fd > 0)
 		close(adapter.async_fd);
-	fake = (struct fake_state){.max_sge = 30};
+	fake = (struct fake_state){.max_sge = FAKE_SGE_MAX, .max_srq_sge = FAKE_SGE_MAX};
 	memset(&adapter, 0, sizeof(adapter));
 	adapter.async_fd = eventfd(0, EFD_CLOEXEC);
 	adapters[0] = &adapter;
@@ -461,8 +463,11 @@ void fake_remove(void)
 static int query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
 	assert(context == &adapter);
-	*attr = (struct ibv_device_attr){
-	    .max_sge = (int)fake.max_sge, .max_cqe = 32767, .max_srq_wr = 8192, .max_qp_wr = 16384};
+	*attr = (struct ibv_device_attr){.max_sge = (int)fake.max_sge,
+					 .max_srq_sge = (int)fake.max_srq_sge,
+					 .max_cqe = 32767,
+					 .max_srq_wr = 8192,
+					 .max_qp_wr = 16384};
 	return fails() ? ENOMEM : 0;
 }
 
@@ -509,7 +514,7 @@ static struct ibv_mr *reg_mr(struct ibv_pd *pd, void *addr, size_t length, int a
 
 	if (fails())
 		return NULL;
-	if (!access && fake.refuse_guest) {
+	if (addr == fake.refuse) {
 		errno = ENOMEM;
 		return NULL;
 	}
@@ -641,11 +646,12 @@ static struct ibv_srq *create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *a
 {
 	struct srq *srq;
 
-	assert(pd);
+	assert(pd && attr->attr.max_sge <= fake.max_srq_sge);
 	if (fails())
 		return NULL;
 	srq = make(sizeof(*srq));
 	srq->size = attr->attr.max_wr;
+	srq->max_sge = attr->attr.max_sge;
 	srq->receives = calloc(srq->size, sizeof(*srq->receives));
 	return &srq->srq;
 }
@@ -669,12 +675,33 @@ static int post_srq_recv(struct ibv_srq *to, struct ibv_recv_wr *wr, struct ibv_
 	if (fails())
 		return ENOMEM;
 	for (; wr; wr = wr->next) {
-		assert(srq->head - srq->tail < srq->size && wr->num_sge == 1 &&
-		       sge_good(wr->sg_list, true));
-		srq->receives[srq->head++ % srq->size] =
-		    (struct receive){wr->sg_list[0], wr->wr_id};
+		struct receive *receive = &srq->receives[srq->head++ % srq->size];
+
+		assert(srq->head - srq->tail <= srq->size && wr->num_sge >= 1 &&
+		       wr->num_sge <= (int)srq->max_sge);
+		*receive = (struct receive){.num_sge = wr->num_sge, .wr_id = wr->wr_id};
+		for (int i = 0; i < wr->num_sge; i++) {
+			assert(wr->sg_list[i].length && sge_good(&wr->sg_list[i], true));
+			receive->sge[i] = wr->sg_list[i];
+		}
+		fake.pieces += (unsigned)wr->num_sge - 1;
 	}
 	return 0;
+}
+
+/* Write a message where a request says; false: it is too long. */
+static bool scatter(const struct receive *receive, const uint8_t *data, uint32_t len)
+{
+	for (int i = 0; i < receive->num_sge && len; i++) {
+		const struct ibv_sge *sge = &receive->sge[i];
+		uint32_t n = sge->length < len ? sge->length : len;
+
+		assert(sge_good(sge, true));
+		memcpy((void *)(uintptr_t)sge->addr, data, n);
+		data += n;
+		len -= n;
+	}
+	return !len;
 }
 
 /* A message arrives. */
@@ -687,10 +714,14 @@ static enum ibv_wc_status deliver(struct qp *to, const struct ibv_wc *as, const 
 
 	if (srq->head == srq->tail)
 		return IBV_WC_RNR_RETRY_EXC_ERR;
-	if (len > receive->sge.length)
+	if (fake.lose_receive) { /* with the connection that it was for */
+		fake.lose_receive = false;
+		scatter(receive, data, len / 2);
+		srq->tail++;
+		return IBV_WC_RETRY_EXC_ERR;
+	}
+	if (!scatter(receive, data, len))
 		return IBV_WC_REM_INV_REQ_ERR;
-	assert(sge_good(&receive->sge, true));
-	memcpy((void *)(uintptr_t)receive->sge.addr, data, len);
 	srq->tail++;
 	wc.wr_id = receive->wr_id;
 	wc.opcode = IBV_WC_RECV;

@@ -21,13 +21,15 @@ struct fake_state {
 	bool absent;	     /* there is no adapter */
 	bool paused;	     /* what is posted stays where it is */
 	bool unreachable;    /* no address is found */
-	bool refuse_guest;   /* memory that is only read cannot be registered */
+	const void *refuse;  /* memory that cannot be registered; or NULL */
+	bool lose_receive;   /* the next message breaks its connection half way */
 	unsigned lose;	     /* so many datagrams */
 	const void *replace; /* the next message becomes this one; or NULL */
 	uint32_t replace_len;
-	unsigned max_sge;
+	unsigned max_sge, max_srq_sge;
 	int live;	       /* objects that were made and not destroyed */
 	unsigned sends, posts; /* work requests, calls */
+	unsigned pieces;       /* of receive requests, beyond the first one of each */
 };
 extern struct fake_state fake;
 

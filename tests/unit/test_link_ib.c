@@ -23,8 +23,22 @@ static struct batch {
 	struct lab_frame frames[FRAME_BATCH_MAX];
 	struct frame_hold holds[FRAME_BATCH_MAX];
 } guest[3]; /* in turn, for those that are still held */
-static const struct iovec memory = {guest, sizeof(guest)};
 static unsigned released, turn;
+
+/* What a guest has posted, and its NIC lends: see "receiving into the guest's buffers" below. */
+#define LOANS	  20u
+#define LOAN_ROOM 66048u
+#define PIECE	  4096u
+#define GAP	  64u /* between pieces, so that each is one for the adapter */
+#define PIECES	  (LOAN_ROOM / PIECE + 1)
+#define UNTOUCHED 0xa5
+
+struct loan_memory {
+	uint8_t bytes[PIECES][PIECE + GAP];
+};
+static struct loan_memory posted[LOANS];
+
+static const struct iovec memory[] = {{guest, sizeof(guest)}, {posted, sizeof(posted)}};
 
 static struct loop *loop;
 static struct lab_vm a, b;
@@ -36,8 +50,8 @@ static void vm_make(struct lab_vm *vm, uint32_t vni)
 	const struct link_env env = {.loop = loop,
 				     .vni = vni,
 				     .offload = true,
-				     .memory = &memory,
-				     .memory_count = 1,
+				     .memory = memory,
+				     .memory_count = 2,
 				     .ib_calls = &fake_verbs};
 
 	lab_vm_make(vm, &env);
@@ -243,7 +257,7 @@ Test(link_ib, rc_registration_refused_B10, .fini = down)
 {
 	type = "rc";
 	vms_make();
-	fake.refuse_guest = true;
+	fake.refuse = guest;
 	at_a = vm_link(&a, A, B);
 	at_b = vm_link(&b, B, A);
 	frames_cross(3, 3000);
@@ -617,6 +631,432 @@ Test(link_ib, ud_strangers_B2, .init = ud_up, .fini = down)
 	cr_assert(fake_inject(to, 4711, "10.0.0.77", packet, 0, NULL));
 	cr_assert(lab_until(loop, strangers_seen, &want));
 	frames_cross(3, 1000);
+}
+
+/* --- receiving into the guest's buffers ---------------------------------------------------------
+ */
+
+#define LARGE 60000u
+
+struct loan {
+	struct landing landing;
+	bool lent, given;
+	struct iovec iov[PIECES];
+	struct loan_memory *memory;
+};
+
+static struct lender {
+	struct loan loans[LOANS];
+	unsigned lent, landed, copied;
+	uint32_t most;		      /* room for a frame */
+	const struct port_ops *plain; /* of the NIC without all this */
+} lender;
+
+static void lender_land(struct port *port, uint32_t len, struct landing **holder)
+{
+	unsigned i = 0;
+
+	*holder = NULL;
+	while (i < LOANS && lender.loans[i].lent)
+		i++;
+	if (i == LOANS || len > lender.most)
+		return;
+	lender.loans[i] = (struct loan){.lent = true, .memory = &posted[i]};
+	memset(&posted[i], UNTOUCHED, sizeof(posted[i]));
+	for (unsigned k = 0; k < PIECES; k++)
+		lender.loans[i].iov[k] = (struct iovec){posted[i].bytes[k], PIECE};
+	lender.loans[i].landing = (struct landing){.port = port,
+						   .len = len,
+						   .holder = holder,
+						   .room = iov_cursor(lender.loans[i].iov, PIECES)};
+	iov_skip(&lender.loans[i].landing.room, 12);
+	lender.lent++;
+	*holder = &lender.loans[i].landing;
+}
+
+/* What is not said to be written is as it was. */
+static void lender_land_end(struct landing *landing)
+{
+	struct loan *loan = container_of(landing, struct loan, landing);
+	struct iov_cursor at = landing->room;
+	struct iovec piece;
+
+	cr_assert(loan->lent);
+	iov_skip(&at, landing->written);
+	while (!loan->given && (piece = iov_piece(&at)).iov_len) {
+		for (size_t i = 0; i < piece.iov_len; i++)
+			if (((uint8_t *)piece.iov_base)[i] != UNTOUCHED)
+				cr_assert_fail("the guest's memory was written to");
+		at.offset += piece.iov_len;
+	}
+	loan->lent = false;
+	lender.lent--;
+	*landing->holder = NULL;
+}
+
+/* The guest has the frame where it says that it has it. */
+static void landed_check(const struct frame *frame)
+{
+	struct landing *landing = frame->landing;
+	struct loan *loan = container_of(landing, struct loan, landing);
+	struct iov_cursor at = landing->room, from = iov_cursor(frame->iov, frame->iovcnt);
+	uint8_t got[500], want[500];
+	size_t n;
+
+	cr_assert(loan->lent && !loan->given);
+	cr_assert_eq(landing->written, frame->len);
+	cr_assert_leq(frame->len, landing->len);
+	while ((n = iov_read(&from, want, sizeof(want)))) {
+		cr_assert_eq(iov_read(&at, got, n), n);
+		cr_assert_eq(memcmp(got, want, n), 0);
+	}
+	landing->written = 0;
+	loan->given = true;
+	lender.landed++;
+}
+
+static void lender_send_batch(struct port *port, struct frame *const frames[], unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (frames[i]->landing)
+			landed_check(frames[i]);
+		else
+			lender.copied++;
+	}
+	lender.plain->send_batch(port, frames, n);
+}
+
+static struct port_ops lender_ops; /* as the plain ones, and lends */
+
+/* B's guest lends. */
+static void lend(void)
+{
+	lender = (struct lender){.most = FRAME_SIZE_MAX, .plain = b.nic.ops};
+	lender_ops = *b.nic.ops;
+	lender_ops.send_batch = lender_send_batch;
+	lender_ops.land = lender_land;
+	lender_ops.land_end = lender_land_end;
+	b.nic.ops = &lender_ops;
+}
+
+static void lend_up(void)
+{
+	rc_up();
+	lend();
+}
+
+static void lend_down(void)
+{
+	down();
+	cr_assert_eq(lender.lent, 0, "everything came back");
+}
+
+/* From A to B, as many at once as there is credit for. */
+static void frames_come(unsigned n, uint32_t len)
+{
+	for (unsigned burst; n; n -= burst) {
+		burst = n < 20 ? n : 20;
+		guest_send(&a, burst, len);
+		cr_assert(lab_until_frames(&b, b.frames + burst));
+	}
+	cr_assert_eq(b.bad, 0);
+}
+
+/* All requests that are posted were laid out, as far as there is room to lend. */
+static void all_laid(uint32_t len)
+{
+	frames_come(4 * IB_WINDOW, len);
+	cr_assert_gt(lender.lent, 0);
+}
+
+Test(link_ib, land_without_a_copy, .init = lend_up, .fini = lend_down)
+{
+	all_laid(LARGE);
+	lender.landed = lender.copied = 0;
+	b.nic.counters.copied_bytes = 0;
+	frames_come(10 * IB_WINDOW, LARGE);
+	cr_assert_geq(lender.landed, 10 * IB_WINDOW * LOANS / IB_WINDOW / 2);
+	cr_assert_leq(lender.lent, LOANS);
+	cr_assert_leq(b.nic.counters.copied_bytes, lender.landed * 320, "their first bytes");
+	cr_assert_eq(at_b->counters.copied_bytes, 0);
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+}
+
+Test(link_ib, land_all_lengths, .init = lend_up, .fini = lend_down)
+{
+	all_laid(LARGE);
+	for (uint32_t len = 14; len <= FRAME_SIZE_MAX; len += len < 700 ? 1 : 3511) {
+		frames_come(1, LARGE);
+		frames_come(1, len);
+	}
+	frames_come(2 * IB_WINDOW, FRAME_SIZE_MAX);
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+}
+
+/* Acknowledgements and the like leave the guest's memory alone (see lender_land_end()). */
+Test(link_ib, land_small_ones_do_not, .init = lend_up, .fini = lend_down)
+{
+	unsigned landed;
+
+	all_laid(LARGE);
+	landed = lender.landed;
+	for (unsigned i = 0; i < 3 * IB_WINDOW; i++)
+		frames_come(1, 60);
+	cr_assert_eq(lender.landed, landed);
+	cr_assert_eq(lender.lent, 0, "used up, and none laid out any more");
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+}
+
+/* A frame without an option that the others had, and then more of them. */
+static void other_header(unsigned n)
+{
+	static struct lab_frame frame;
+
+	for (unsigned i = 0; i < n; i++) {
+		lab_frame(&frame, i, LARGE);
+		frame.frame.hops = 3;
+		lab_send_frame(&a, &frame);
+		cr_assert(lab_until_frames(&b, b.frames + 1));
+	}
+}
+
+Test(link_ib, land_other_header, .init = lend_up, .fini = lend_down)
+{
+	unsigned landed;
+
+	all_laid(LARGE);
+	landed = lender.landed;
+	other_header(IB_WINDOW);
+	cr_assert_gt(at_b->counters.landing_misses, 0);
+	cr_assert_leq(at_b->counters.landing_misses, LOANS);
+	cr_assert_gt(at_b->counters.copied_bytes, 0);
+	cr_assert_eq(lender.landed, landed);
+	other_header(3 * IB_WINDOW);
+	cr_assert_gt(lender.landed, landed, "learnt");
+	frames_come(2 * IB_WINDOW, LARGE);
+	cr_assert_eq(b.bad, 0);
+}
+
+Test(link_ib, land_longer_than_lent, .init = lend_up, .fini = lend_down)
+{
+	b.nic.mtu = 9000;
+	all_laid(9000);
+	frames_come(IB_WINDOW, 30000);
+	cr_assert_gt(at_b->counters.landing_misses, 0);
+	all_laid(9000);
+}
+
+/* A NIC that lends nothing, or not enough. */
+Test(link_ib, land_no_room, .init = lend_up, .fini = lend_down)
+{
+	lender.most = 8000;
+	frames_come(4 * IB_WINDOW, LARGE);
+	cr_assert_eq(lender.landed + lender.lent, 0);
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+}
+
+/* Messages that are none, where a frame was expected. */
+Test(link_ib, land_malformed_B1, .init = lend_up, .fini = lend_down)
+{
+	static uint8_t packet[FRAME_SIZE_MAX];
+
+	all_laid(LARGE);
+	memset(packet, 0xff, sizeof(packet));
+	for (uint32_t len = 1; len < sizeof(packet); len = len * 3 + 77) {
+		fake.replace = packet;
+		fake.replace_len = len;
+		guest_send(&a, 1, 1000);
+		frames_come(1, LARGE);
+	}
+	cr_assert_gt(at_b->counters.drops[DROP_FORMAT], 0);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+}
+
+/* A guest that is reset has its memory back at once, and nobody writes there any more. */
+Test(link_ib, land_guest_resets, .init = lend_up, .fini = lend_down)
+{
+	for (uint64_t ups = 2; ups < 5; ups++) {
+		all_laid(LARGE);
+		fake.paused = true;
+		guest_send(&a, 20, LARGE);
+		core_recall(b.core);
+		cr_assert_eq(lender.lent, 0);
+		memset(posted, UNTOUCHED, sizeof(posted));
+		fake_resume();
+		until_ups(ups);
+		for (size_t i = 0; i < sizeof(posted); i++)
+			if (((uint8_t *)posted)[i] != UNTOUCHED)
+				cr_assert_fail("written to after the reset");
+		lab_run(loop); /* what was on its way */
+	}
+	core_recall(b.core);
+	core_recall(b.core);
+}
+
+/* With nothing lent there is no reason to end anything. */
+Test(link_ib, land_nothing_to_recall, .init = lend_up, .fini = lend_down)
+{
+	frames_come(10, 1000);
+	core_recall(b.core);
+	frames_cross(10, 1000);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+}
+
+/* The NIC went without a word: what would lie there is lost. */
+Test(link_ib, land_guest_is_gone, .init = lend_up, .fini = lend_down)
+{
+	all_laid(LARGE);
+	for (unsigned i = 0; i < LOANS; i++)
+		if (lender.loans[i].lent)
+			*lender.loans[i].landing.holder = NULL;
+	lender.most = 0;
+	guest_send(&a, 2, 60);
+	for (unsigned i = 0; i < 4; i++)
+		guest_send(&a, 20, LARGE);
+	cr_assert(lab_until_drop(loop, at_b, DROP_RING_FULL, lender.lent - 2));
+	memset(lender.loans, 0, sizeof(lender.loans));
+	lender.lent = 0;
+	frames_come(10, LARGE);
+}
+
+/* Where others may be meant, what links bring does not pass through the guest's memory any more. */
+Test(link_ib, land_another_interface, .init = lend_up, .fini = lend_down)
+{
+	static struct lab_vm more; /* its NIC alone */
+	unsigned landed;
+
+	all_laid(LARGE);
+	landed = lender.landed;
+	more.nic = (struct port){.ops = lender.plain, .kind = PORT_INTERFACE, .name = "other"};
+	cr_assert_eq(core_attach(b.core, &more.nic), 0);
+	cr_assert_eq(lender.lent, 0);
+	until_ups(2);
+	frames_come(3 * IB_WINDOW, LARGE);
+	cr_assert_eq(lender.landed, landed);
+	core_detach(b.core, &more.nic);
+	all_laid(LARGE);
+}
+
+Test(link_ib, land_routes, .init = lend_up, .fini = lend_down)
+{
+	const struct route route = {.out = "nics"};
+
+	all_laid(LARGE);
+	routes_destroy(core_routes_swap(b.core, routes_build(&route, 1)));
+	cr_assert_eq(lender.lent, 0);
+	until_ups(2);
+	routes_destroy(core_routes_swap(b.core, routes_build(&route, 1)));
+	frames_come(IB_WINDOW, LARGE);
+	cr_assert_eq(lender.lent, 0);
+	cr_assert_eq(lab_status(at_a).ups, 2, "once is enough");
+}
+
+/* The connection breaks: everything lent comes back, and what was written in part is erased. */
+Test(link_ib, land_connection_breaks_B6, .init = lend_up, .fini = lend_down)
+{
+	for (uint64_t ups = 2; ups < 6; ups++) {
+		all_laid(LARGE);
+		if (ups % 2)
+			fake_break(victim(), IBV_WC_RETRY_EXC_ERR);
+		else
+			fake.lose_receive = true;
+		guest_send(&a, 5, LARGE);
+		guest_send(&b, 5, 1000);
+		until_ups(ups);
+		lab_run(loop);
+	}
+}
+
+Test(link_ib, land_adapter_leaves_B6, .init = lend_up, .fini = lend_down)
+{
+	all_laid(LARGE);
+	adapter_leaves();
+	all_laid(LARGE);
+}
+
+Test(link_ib, land_link_goes, .init = lend_up, .fini = lend_down)
+{
+	all_laid(LARGE);
+	links_remove(b.links, at_b);
+	cr_assert_eq(lender.lent, 0);
+}
+
+/* Peers share the requests; one that goes does not disturb the others. */
+Test(link_ib, land_two_peers, .init = lend_up, .fini = lend_down)
+{
+	static struct lab_vm c;
+	struct port *at_c, *of_c;
+
+	vm_make(&c, LAB_VNI);
+	at_c = vm_link(&c, "10.0.0.3", B);
+	of_c = lab_link(&b, "ib://10.0.0.3");
+	cr_assert(at_c && of_c);
+	cr_assert(lab_until_up(loop, at_c) && lab_until_up(loop, of_c));
+	all_laid(LARGE);
+	for (unsigned i = 0; i < IB_WINDOW; i++) {
+		lab_send(&c, 1, i % 2 ? 60 : LARGE);
+		frames_come(1, LARGE);
+	}
+	cr_assert(lab_until_frames(&b, 6 * IB_WINDOW));
+	links_remove(b.links, of_c);
+	frames_come(2 * IB_WINDOW, LARGE);
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+	lab_vm_down(&c);
+}
+
+static void nothing_lands(const void *refuse, unsigned max_srq_sge)
+{
+	type = "rc";
+	vms_make();
+	fake.refuse = refuse;
+	fake.max_srq_sge = max_srq_sge;
+	at_a = vm_link(&a, A, B);
+	at_b = vm_link(&b, B, A);
+	lend();
+	frames_cross(1, 100);
+	frames_come(4 * IB_WINDOW, LARGE);
+	cr_assert_eq(lender.landed + lender.lent, 0);
+	cr_assert_eq(at_b->counters.landing_misses, 0);
+	cr_assert_eq(lab_status(at_a).ups, 1);
+	lend_down();
+}
+
+Test(link_ib, land_not_registered_B10)
+{
+	nothing_lands(posted, 30);
+	nothing_lands(guest, 1);
+}
+
+Test(link_ib, land_few_pieces)
+{
+	nothing_lands(NULL, 1);
+	nothing_lands(NULL, 5);
+}
+
+/* Each call of the next ones fails: the link comes back, and frames land. */
+Test(link_ib, land_calls_fail_B10, .init = lend_up, .fini = lend_down)
+{
+	for (unsigned n = 1; n < 60; n += 1 + n / 8) {
+		unsigned landed, before = b.frames;
+
+		fake.calls = 0;
+		fake.fail_at = n;
+		for (unsigned i = 0; !fake.failed || b.frames == before; i++) {
+			cr_assert_lt(i, 3000);
+			guest_send(&a, 5, LARGE);
+			lab_run(loop);
+		}
+		fake.failed = false;
+		cr_assert(lab_until(loop, both_up, NULL));
+		landed = lender.landed;
+		for (unsigned i = 0; lender.landed == landed; i++) {
+			cr_assert_lt(i, 3000);
+			guest_send(&a, 5, LARGE);
+			lab_run(loop);
+		}
+		cr_assert_eq(b.bad, 0);
+	}
 }
 
 /* --- every call may fail ------------------------------------------------------------------------
