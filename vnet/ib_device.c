@@ -301,6 +301,8 @@ static void send_completed(struct ib_device *device, const struct ibv_wc *wc)
 			ib_peer_touch(ring->owner);
 		return;
 	}
+	if (ring->owner && ring->owner->phase == IB_AWAY)
+		return; /* its connection ends already, and it is known why */
 	snprintf(why, sizeof(why), "the adapter cannot send: %s",
 		 device->calls->wc_status_str(wc->status));
 	if (!ring->owner)
