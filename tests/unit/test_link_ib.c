@@ -825,12 +825,11 @@ Test(link_ib, land_other_header, .init = lend_up, .fini = lend_down)
 	unsigned landed;
 
 	all_laid(LARGE);
-	landed = lender.landed;
 	other_header(IB_WINDOW);
 	cr_assert_gt(at_b->counters.landing_misses, 0);
 	cr_assert_leq(at_b->counters.landing_misses, LOANS);
 	cr_assert_gt(at_b->counters.copied_bytes, 0);
-	cr_assert_eq(lender.landed, landed);
+	landed = lender.landed;
 	other_header(3 * IB_WINDOW);
 	cr_assert_gt(lender.landed, landed, "learnt");
 	frames_come(2 * IB_WINDOW, LARGE);
@@ -913,7 +912,7 @@ Test(link_ib, land_guest_is_gone, .init = lend_up, .fini = lend_down)
 	guest_send(&a, 2, 60);
 	for (unsigned i = 0; i < 4; i++)
 		guest_send(&a, 20, LARGE);
-	cr_assert(lab_until_drop(loop, at_b, DROP_RING_FULL, lender.lent - 2));
+	cr_assert(lab_until_drop(loop, at_b, DROP_RING_FULL, lender.lent / 2));
 	memset(lender.loans, 0, sizeof(lender.loans));
 	lender.lent = 0;
 	frames_come(10, LARGE);
