@@ -205,7 +205,8 @@ static bool links_end_here(const struct core *core)
 	return true;
 }
 
-/* What links bring may go elsewhere from now on: then nothing of it may pass through the guest's memory. */
+/* If what links bring may go elsewhere from now on, nothing of it may pass through the guest's
+ * memory any more. */
 static void links_end_elsewhere(struct core *core, bool ended_here)
 {
 	if (ended_here && !links_end_here(core))

@@ -203,7 +203,7 @@ struct ib_lander *ib_lander_create(struct ib_device *device, unsigned sge_max);
 /* ib_lander_destroy - give back all room. The receive queue is destroyed. NULL is fine. */
 void ib_lander_destroy(struct ib_lander *l);
 /* ib_land_lay - let requests, of one buffer each, point to a guest's buffers too, if large frames
- * are to be expected. Call with NULL for "never". */
+ * are to be expected. NULL: they never are. */
 void ib_land_lay(struct ib_lander *l, struct ibv_recv_wr wrs[], unsigned n);
 /* ib_land_came - a request is complete. Returns how it was laid out, or NULL; *@id becomes what it
  * was before. @whole: it has a message of @len bytes, otherwise nobody knows. */
