@@ -258,6 +258,7 @@ struct ib_peer {
 
 	enum ib_phase phase;
 	struct rdma_cm_id *id;
+	bool known;		  /* RC: the peer has heard of the id, and hears of its end */
 	struct ib_device *device; /* NULL: not known yet */
 	struct loop_timer timer;  /* AWAY: the next attempt; otherwise the end of patience */
 	uint64_t delay_ns;
@@ -352,9 +353,11 @@ void ib_peer_start(struct ib_peer *peer);
 /* ib_peer_fail - from anywhere: the connection ends, and the next attempt follows. @why: NULL keeps
  * the last. */
 void ib_peer_fail(struct ib_peer *peer, const char *why);
-/* ib_peer_reset - end the connection now. Not from within send_batch(), nor while completions are
- * handled. */
+/* ib_peer_reset - end the connection now, but for its id. Not from within send_batch(), nor while
+ * completions are handled. */
 void ib_peer_reset(struct ib_peer *peer);
+/* ib_peer_end - the same, with the id. */
+void ib_peer_end(struct ib_peer *peer);
 /* ib_peer_alive - RC: something came since the last call; then asks again after a while. */
 bool ib_peer_alive(struct ib_peer *peer);
 /* ib_peer_carry - the queue pair works. */

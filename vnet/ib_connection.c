@@ -14,6 +14,14 @@
  * AWAY lasts 50 ms at first, up to a second later (link_retry()), for ever. Patience is PATIENCE_NS
  * for each of the states on the way, and as long for the first hello of the session.
  *
+ * The end of a connection's id is told to the peer, which while the adapter's own port is down
+ * reaches nobody; on Linux 6.1's soft-RoCE it does harm, too: once a send of the queue pair that
+ * all connections are managed by has failed, that queue pair receives nothing any more. So a
+ * connection that ends leaves its id behind. When AWAY is over the port is looked at, and only if
+ * it is active the id is destroyed and the next attempt begins. (The delay of AWAY covers that a
+ * queue pair may break a moment before its port is known to be down.) No event is waited for:
+ * several endpoints may use a port, and one of them would get it.
+ *
  * A request says in its private data (struct ib_hello) who sends it: with its IP address the port
  * where it listens is one of the peers, or it is rejected. With RC, the newest request is the
  * truth: a peer that asks has no connection, whatever we believe. Only when both ask at the same
@@ -118,17 +126,21 @@ static void peer_error(struct ib_peer *peer, const char *what, int err)
 
 void ib_peer_reset(struct ib_peer *peer)
 {
-	struct ib_endpoint *ep = peer->endpoint;
-
 	peer->phase = IB_AWAY; /* what still comes in is nobody's */
 	peer->up = false;
 	ib_session_end(peer);
 	if (peer->device)
-		ep->path->close(peer);
-	if (peer->id)
-		ep->calls->destroy_id(peer->id);
-	peer->id = NULL;
+		peer->endpoint->path->close(peer);
 	peer->device = NULL;
+}
+
+void ib_peer_end(struct ib_peer *peer)
+{
+	ib_peer_reset(peer);
+	if (peer->id)
+		peer->endpoint->calls->destroy_id(peer->id);
+	peer->id = NULL;
+	peer->known = false;
 }
 
 static void peer_mend(struct loop_task *task)
@@ -136,7 +148,6 @@ static void peer_mend(struct loop_task *task)
 	struct ib_peer *peer = container_of(task, struct ib_peer, mend);
 
 	ib_peer_reset(peer);
-	peer->phase = IB_AWAY;
 	link_retry(peer->endpoint->env.loop, &peer->timer, &peer->delay_ns);
 }
 
@@ -160,6 +171,7 @@ static void address_resolve(struct ib_peer *peer)
 		from.v4.sin_port = 0;
 	else
 		from.v6.sin6_port = 0;
+	ib_peer_end(peer);
 	phase_set(peer, IB_ADDRESS);
 	if (ep->calls->create_id(ep->channel, &peer->id, peer, ep->path->space)) {
 		peer->id = NULL;
@@ -180,6 +192,16 @@ bool ib_peer_alive(struct ib_peer *peer)
 	return alive;
 }
 
+/* Whether the peer is to be told of the id's end, and cannot. */
+static bool end_is_lost(const struct ib_peer *peer)
+{
+	const struct rdma_cm_id *id = peer->id;
+	struct ibv_port_attr port = {0};
+
+	return peer->known && !peer->endpoint->calls->query_port(id->verbs, id->port_num, &port) &&
+	       port.state < IBV_PORT_ACTIVE;
+}
+
 static void timer_expired(struct loop_timer *timer)
 {
 	struct ib_peer *peer = timer->context;
@@ -188,7 +210,9 @@ static void timer_expired(struct loop_timer *timer)
 	if (peer->session)
 		session_status(peer->session, &status);
 
-	if (peer->phase == IB_AWAY)
+	if (peer->phase == IB_AWAY && end_is_lost(peer))
+		ib_peer_fail(peer, "the adapter's port is down");
+	else if (peer->phase == IB_AWAY)
 		address_resolve(peer);
 	else if (status.state != LINK_UP && !(peer->up && ib_peer_alive(peer)))
 		ib_peer_fail(peer, peer->phase == IB_CARRYING
@@ -253,6 +277,7 @@ static void route_resolved(struct ib_peer *peer)
 		return;
 	hello = hello_make(peer->endpoint, 0, peer->device);
 	param = param_make(peer->device, &hello);
+	peer->known = peer->endpoint->path->connected;
 	if (peer->endpoint->calls->connect(peer->id, &param))
 		peer_error(peer, "connect", errno);
 }
@@ -300,7 +325,7 @@ static void peer_event(struct ib_peer *peer, struct rdma_cm_event *event,
 {
 	const char *what = peer->endpoint->calls->event_str(event->event);
 
-	if (peer->phase == IB_FAILED)
+	if (peer->phase == IB_FAILED || peer->phase == IB_AWAY)
 		return;
 	switch (event->event) {
 	case RDMA_CM_EVENT_ADDR_RESOLVED:
@@ -313,6 +338,7 @@ static void peer_event(struct ib_peer *peer, struct rdma_cm_event *event,
 		peer_established(peer, event, hello);
 		break;
 	case RDMA_CM_EVENT_REJECTED:
+		peer->known = false;
 		ib_peer_fail(peer, refusal_text(hello));
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
@@ -369,10 +395,11 @@ static enum refusal rc_request(struct ib_peer *peer, struct rdma_cm_id *id,
 	const struct ib_hello answer = hello_make(peer->endpoint, 0, NULL);
 	struct rdma_conn_param param;
 
-	ib_peer_reset(peer);
+	ib_peer_end(peer);
 	loop_forget(peer->endpoint->env.loop, &peer->mend);
 	link_state_set(&peer->status, LINK_DOWN, NULL);
 	peer->id = id;
+	peer->known = true;
 	id->context = peer;
 	peer->credits.window = packet_get32(hello->window);
 	phase_set(peer, IB_ACCEPTING);

@@ -245,7 +245,7 @@ static void ib_close(struct port *port)
 
 	ib_let_go(port);
 	loop_disarm(&peer->timer);
-	ib_peer_reset(peer);
+	ib_peer_end(peer);
 	loop_forget(ep->env.loop, &peer->mend);
 	while (*at != peer)
 		at = &(*at)->next;

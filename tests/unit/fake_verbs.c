@@ -35,6 +35,7 @@ struct id {
 	struct rdma_cm_id id;
 	struct id *next, *partner;
 	bool listening, connected;
+	bool known; /* connect() or accept(), and no rejection: its end is told */
 	bool asked; /* the side that connects */
 };
 
@@ -154,6 +155,17 @@ static void free_devices(struct ibv_context **list)
 	fake.live--;
 }
 
+/* Each of two addresses has its own port. */
+static uint8_t port_of(const void *ipv4)
+{
+	return ((const uint8_t *)ipv4)[3] & 1 ? 1 : 2;
+}
+
+static bool is_down(const void *ipv4)
+{
+	return fake.down >> port_of(ipv4) & 1;
+}
+
 /* --- connections ----------------------------------------------------------------------------- */
 
 static struct rdma_event_channel *create_event_channel(void)
@@ -255,9 +267,22 @@ static int create_id(struct rdma_event_channel *channel, struct rdma_cm_id **mad
 	return 0;
 }
 
+/* A message of the connection manager: whether it arrives. As on Linux 6.1's soft-RoCE, who sends
+ * through a port that is down does not hear any more. */
+static bool cm_sends(const struct id *from)
+{
+	const void *own = &from->id.route.addr.src_sin.sin_addr;
+	const void *to = &from->id.route.addr.dst_sin.sin_addr;
+
+	if (is_down(own))
+		fake.deaf |= 1u << port_of(own);
+	return !is_down(own) && !is_down(to) && !(fake.deaf >> port_of(to) & 1);
+}
+
 static int destroy_id(struct rdma_cm_id *destroyed)
 {
 	struct id *id = container_of(destroyed, struct id, id), **at = &ids;
+	bool told = id->known && cm_sends(id);
 
 	assert(!destroyed->qp);
 	while (*at != id)
@@ -265,10 +290,11 @@ static int destroy_id(struct rdma_cm_id *destroyed)
 	*at = id->next;
 	events_forget(id);
 	if (id->partner) {
-		if (id->connected)
-			event_push(id->partner, RDMA_CM_EVENT_DISCONNECTED, NULL, 0);
-		else if (destroyed->ps == RDMA_PS_TCP)
-			event_push(id->partner, RDMA_CM_EVENT_REJECTED, NULL, 0);
+		if (told)
+			event_push(id->partner,
+				   id->connected ? RDMA_CM_EVENT_DISCONNECTED
+						 : RDMA_CM_EVENT_REJECTED,
+				   NULL, 0);
 		id->partner->partner = NULL;
 		id->partner->connected = false;
 	}
@@ -281,7 +307,7 @@ static void bind_to(struct rdma_cm_id *id, const struct sockaddr *addr)
 	memcpy(&id->route.addr.src_storage, addr,
 	       addr->sa_family == AF_INET ? sizeof(struct sockaddr_in)
 					  : sizeof(struct sockaddr_in6));
-	id->port_num = 1;
+	id->port_num = port_of(&((const struct sockaddr_in *)addr)->sin_addr);
 }
 
 static int bind_addr(struct rdma_cm_id *id, struct sockaddr *addr)
@@ -329,16 +355,18 @@ static int resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sock
 {
 	struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000063)};
 
+	bool found;
+
 	assert(timeout_ms > 0);
 	if (fails())
 		return -1;
 	bind_to(id, src ? src : (struct sockaddr *)&any);
 	memcpy(&id->route.addr.dst_storage, dst, sizeof(struct sockaddr_in));
 	id->verbs = &adapter;
+	found = !fake.unreachable && !is_down(&id->route.addr.src_sin.sin_addr);
 	event_push(container_of(id, struct id, id),
-		   fake.unreachable ? RDMA_CM_EVENT_ADDR_ERROR : RDMA_CM_EVENT_ADDR_RESOLVED, NULL,
-		   0)
-	    ->event.status = fake.unreachable ? -EHOSTUNREACH : 0;
+		   found ? RDMA_CM_EVENT_ADDR_RESOLVED : RDMA_CM_EVENT_ADDR_ERROR, NULL, 0)
+	    ->event.status = found ? 0 : -EHOSTUNREACH;
 	return 0;
 }
 
@@ -386,8 +414,12 @@ static int connect_(struct rdma_cm_id *from, struct rdma_conn_param *param)
 	assert(param->private_data_len <= PRIVATE_MAX);
 	if (from->ps == RDMA_PS_UDP)
 		gid_set(qp_named(param->qp_num)->gid, &from->route.addr.src_sin);
+	client->known = from->ps == RDMA_PS_TCP;
+	if (!cm_sends(client))
+		return 0;
 	listener = listener_find(from->ps, &from->route.addr.dst_addr);
 	if (!listener) {
+		client->known = false;
 		event_push(client, RDMA_CM_EVENT_REJECTED, NULL, 0);
 		return 0;
 	}
@@ -396,7 +428,8 @@ static int connect_(struct rdma_cm_id *from, struct rdma_conn_param *param)
 	*server = (struct id){.id = {.channel = listener->id.channel,
 				     .ps = from->ps,
 				     .verbs = &adapter,
-				     .port_num = 1},
+				     .port_num = port_of(&from->route.addr.dst_sin.sin_addr)},
+			      .known = from->ps == RDMA_PS_TCP,
 			      .next = ids,
 			      .partner = client};
 	ids = server;
@@ -422,6 +455,8 @@ static int accept_(struct rdma_cm_id *id, struct rdma_conn_param *param)
 		errno = ECONNRESET;
 		return -1;
 	}
+	if (!cm_sends(server))
+		return 0;
 	e = event_push(client, RDMA_CM_EVENT_ESTABLISHED, param->private_data,
 		       param->private_data_len);
 	if (id->ps == RDMA_PS_UDP) {
@@ -443,11 +478,13 @@ static int reject_(struct rdma_cm_id *id, const void *data, uint8_t len)
 {
 	struct id *server = container_of(id, struct id, id);
 
-	if (server->partner) {
+	if (server->partner && cm_sends(server)) {
 		event_push(server->partner, RDMA_CM_EVENT_REJECTED, data, len);
+		server->partner->known = false;
 		server->partner->partner = NULL;
 	}
 	server->partner = NULL;
+	server->known = false;
 	return 0;
 }
 
@@ -473,8 +510,10 @@ static int query_device(struct ibv_context *context, struct ibv_device_attr *att
 
 static int query_port(struct ibv_context *context, uint8_t port, struct ibv_port_attr *attr)
 {
-	assert(context == &adapter && port == 1);
-	*attr = (struct ibv_port_attr){.active_mtu = IBV_MTU_1024, .state = IBV_PORT_ACTIVE};
+	assert(context == &adapter && (port == 1 || port == 2));
+	*attr = (struct ibv_port_attr){.active_mtu = IBV_MTU_1024,
+				       .state =
+					   fake.down >> port & 1 ? IBV_PORT_DOWN : IBV_PORT_ACTIVE};
 	return fails() ? ENOMEM : 0;
 }
 
@@ -816,6 +855,7 @@ static int create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_ini
 	if (fails())
 		return -1;
 	id->qp = &qp_make(attr)->qp;
+	gid_set(container_of(id->qp, struct qp, qp)->gid, &id->route.addr.src_sin);
 	return 0;
 }
 
@@ -864,7 +904,10 @@ static enum ibv_wc_status rc_deliver(const struct qp *from, const struct ibv_sen
 {
 	struct ibv_wc wc = {.src_qp = from->qp.qp_num};
 
-	if (!from->remote || from->remote->qp.state == IBV_QPS_ERR)
+	if (is_down(from->gid + 12))
+		return IBV_WC_LOC_QP_OP_ERR;
+	if (!from->remote || from->remote->qp.state == IBV_QPS_ERR ||
+	    is_down(from->remote->gid + 12))
 		return IBV_WC_RETRY_EXC_ERR;
 	if (wr->opcode == IBV_WR_SEND_WITH_IMM) {
 		wc.imm_data = wr->imm_data;
@@ -882,7 +925,8 @@ static void ud_deliver(const struct qp *from, const struct ibv_send_wr *wr, uint
 	struct qp *to = qp_find(wr->wr.ud.remote_qpn);
 
 	assert(len <= 1024 && wr->wr.ud.remote_qkey == QKEY);
-	if (!to || memcmp(to->gid, ah->gid, 16) != 0)
+	if (!to || memcmp(to->gid, ah->gid, 16) != 0 || is_down(from->gid + 12) ||
+	    is_down(to->gid + 12))
 		return;
 	if (fake.lose) {
 		fake.lose--;

@@ -23,6 +23,8 @@ struct fake_state {
 	bool unreachable;    /* no address is found */
 	const void *refuse;  /* memory that cannot be registered; or NULL */
 	bool lose_receive;   /* the next message breaks its connection half way */
+	unsigned down;	     /* ports, a bit each: of odd addresses 1 << 1, of even ones 1 << 2 */
+	unsigned deaf;	     /* ports whose connection manager tried to send while they were down */
 	unsigned lose;	     /* so many datagrams */
 	const void *replace; /* the next message becomes this one; or NULL */
 	uint32_t replace_len;

@@ -1058,6 +1058,103 @@ Test(link_ib, land_calls_fail_B10, .init = lend_up, .fini = lend_down)
 	}
 }
 
+/* --- ports that go down -------------------------------------------------------------------------
+ */
+
+#define PORT_OF_A (1u << 1)
+#define PORT_OF_B (1u << 2)
+
+/* They are up again; nobody has sent what made the connection manager deaf. */
+static void ports_return(uint64_t ups)
+{
+	cr_assert_eq(fake.deaf, 0);
+	fake.down = 0;
+	until_ups(ups);
+	frames_cross(5, 2000);
+	cr_assert_eq(fake.deaf, 0);
+}
+
+/* Whose queue pair breaks first differs. */
+Test(link_ib, rc_port_goes_down_B6, .init = rc_up, .fini = down)
+{
+	fake.down = PORT_OF_A;
+	guest_send(&a, 5, 1000);
+	until_error(at_a, "port is down");
+	ports_return(2);
+	fake.down = PORT_OF_A;
+	lab_send(&b, 5, 1000);
+	until_error(at_b, "retry counter exceeded");
+	until_error(at_a, "port is down");
+	ports_return(3);
+	fake.down = PORT_OF_A | PORT_OF_B;
+	until_error(at_a, "port is down");
+	until_error(at_b, "port is down");
+	ports_return(4);
+}
+
+/* The port goes down after the connection broke, and before the peer was told. */
+Test(link_ib, rc_port_down_after_the_end_B6, .init = rc_up, .fini = down)
+{
+	fake_break(fake_qp(IBV_QPT_RC, 0), IBV_WC_RETRY_EXC_ERR);
+	fake_break(fake_qp(IBV_QPT_RC, 1), IBV_WC_RETRY_EXC_ERR);
+	guest_send(&a, 5, 1000);
+	lab_send(&b, 5, 1000);
+	cr_assert(lab_until_down(loop, at_a));
+	fake.down = PORT_OF_A | PORT_OF_B;
+	until_error(at_a, "port is down");
+	ports_return(2);
+}
+
+/* Nobody has answered yet. */
+Test(link_ib, rc_port_down_while_connecting_B6, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	fake.down = PORT_OF_B;
+	at_a = vm_link(&a, A, B);
+	at_b = vm_link(&b, B, A);
+	until_error(at_b, "No route to host");
+	lab_run(loop);
+	fake.down = PORT_OF_A;
+	until_error(at_a, "port is down");
+	ports_return(1);
+}
+
+/* Nothing to say to anybody: the address is not there. */
+Test(link_ib, rc_port_down_while_away_B6, .fini = down)
+{
+	type = "rc";
+	vms_make();
+	at_a = vm_link(&a, A, B);
+	until_error(at_a, "nobody listens");
+	fake.down = PORT_OF_A;
+	until_error(at_a, "No route to host");
+	at_b = vm_link(&b, B, A);
+	until_error(at_b, "does not answer");
+	ports_return(1);
+}
+
+/* A guest that is reset meanwhile has its memory back. */
+Test(link_ib, rc_guest_resets_while_port_is_down, .init = rc_up, .fini = down)
+{
+	fake.paused = true;
+	guest_send(&a, 20, 3000);
+	fake.down = PORT_OF_A;
+	core_let_go(a.core);
+	cr_assert_eq(released, 20);
+	fake_resume();
+	until_error(at_a, "port is down");
+	ports_return(2);
+}
+
+Test(link_ib, ud_port_goes_down_B6, .init = ud_up, .fini = down)
+{
+	fake.down = PORT_OF_A;
+	until_error(at_a, "No route to host");
+	until_error(at_b, "does not answer");
+	ports_return(2);
+}
+
 /* --- every call may fail ------------------------------------------------------------------------
  */
 
