@@ -122,7 +122,8 @@ $(B)/bench/pingpong: $(B)/guest-images/tty/pingpong.o
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS) -o $@ $^
 
-build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o build/fuzz/tests/unit/ring_driver.o build/fuzz/libweft.a
+build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o $(addprefix build/fuzz/tests/unit/,ring_driver.o fake_verbs.o) \
+		build/fuzz/libweft.a
 	$(call say,FUZZ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
