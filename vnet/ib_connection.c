@@ -355,8 +355,9 @@ static void peer_event(struct ib_peer *peer, struct rdma_cm_event *event,
 	case RDMA_CM_EVENT_UNREACHABLE:
 		if (event->status < 0)
 			peer_error(peer, "reach the peer", event->status);
-		else
-			ib_peer_fail(peer, what);
+		else /* a request for datagrams that is rejected comes as one that reached nobody */
+			ib_peer_fail(peer,
+				     peer->endpoint->path->connected ? what : refusal_text(hello));
 		break;
 	default: /* a change of address, the end of a connection that was */
 		break;

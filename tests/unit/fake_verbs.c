@@ -208,6 +208,15 @@ static struct event *event_push(struct id *id, enum rdma_cm_event_type type, con
 	return e;
 }
 
+/* A request for datagrams comes back as one that reached nobody. */
+static void rejection_push(struct id *id, const void *data, size_t len)
+{
+	bool tcp = id->id.ps == RDMA_PS_TCP;
+
+	event_push(id, tcp ? RDMA_CM_EVENT_REJECTED : RDMA_CM_EVENT_UNREACHABLE, data, len)
+	    ->event.status = tcp ? 28 : 1; /* no such service: IB_CM_REJ_*, IB_SIDR_* */
+}
+
 static int get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event)
 {
 	struct channel *c = container_of(channel, struct channel, channel);
@@ -420,7 +429,7 @@ static int connect_(struct rdma_cm_id *from, struct rdma_conn_param *param)
 	listener = listener_find(from->ps, &from->route.addr.dst_addr);
 	if (!listener) {
 		client->known = false;
-		event_push(client, RDMA_CM_EVENT_REJECTED, NULL, 0);
+		rejection_push(client, NULL, 0);
 		return 0;
 	}
 	made = make(sizeof(*server));
@@ -479,7 +488,7 @@ static int reject_(struct rdma_cm_id *id, const void *data, uint8_t len)
 	struct id *server = container_of(id, struct id, id);
 
 	if (server->partner && cm_sends(server)) {
-		event_push(server->partner, RDMA_CM_EVENT_REJECTED, data, len);
+		rejection_push(server->partner, data, len);
 		server->partner->known = false;
 		server->partner->partner = NULL;
 	}

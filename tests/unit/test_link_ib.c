@@ -526,12 +526,11 @@ Test(link_ib, nobody_there_then_somebody, .fini = down)
 }
 
 /* A stranger is rejected, one of another overlay too, and both hear why. */
-Test(link_ib, strangers_are_rejected_B2, .fini = down)
+static void stranger_is_rejected(void)
 {
 	static struct lab_vm c;
 	struct port *at_c;
 
-	up_as("rc");
 	vm_make(&c, LAB_VNI);
 	at_c = vm_link(&c, "10.0.0.3", B);
 	cr_assert_not_null(at_c);
@@ -540,16 +539,37 @@ Test(link_ib, strangers_are_rejected_B2, .fini = down)
 	lab_vm_down(&c);
 }
 
-Test(link_ib, another_overlay_is_rejected_B2, .fini = down)
+Test(link_ib, rc_strangers_are_rejected_B2, .init = rc_up, .fini = down)
 {
-	type = "rc";
+	stranger_is_rejected();
+}
+
+Test(link_ib, ud_strangers_are_rejected_B2, .init = ud_up, .fini = down)
+{
+	stranger_is_rejected();
+}
+
+static void another_overlay_is_rejected(const char *kind)
+{
+	type = kind;
 	vms_make();
 	lab_vm_down(&b);
 	vm_make(&b, LAB_VNI + 1);
 	at_a = vm_link(&a, A, B);
+	until_error(at_a, "nobody listens there");
 	at_b = vm_link(&b, B, A);
 	until_error(at_a, "another overlay");
 	until_error(at_b, "another overlay");
+}
+
+Test(link_ib, rc_another_overlay_is_rejected_B2, .fini = down)
+{
+	another_overlay_is_rejected("rc");
+}
+
+Test(link_ib, ud_another_overlay_is_rejected_B2, .fini = down)
+{
+	another_overlay_is_rejected("ud");
 }
 
 /* --- datagrams ----------------------------------------------------------------------------------
