@@ -15,27 +15,11 @@
  *
  * A hang is ended by the caller, too (timeout).
  */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <infiniband/verbs.h>
-#include <netinet/in.h>
-#include <rdma/rdma_cma.h>
-#include <stdarg.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "vnet/geneve.h"
-#include "vnet/packet.h"
-#include "vnet/session_message.h"
+#include "tests/lab/ib_hostile.h"
 
-#define PORT	   "6081"
-#define VNI	   1u
-#define WINDOW	   32u /* weft's, and what we say is ours */
 #define RESOLVE_MS 5000
 #define SENDS	   128u
 #define RECEIVES   64u
@@ -45,12 +29,6 @@
 #define PATTERN	   0xaa
 #define SEND_DONE  1u /* ids of work requests; those of receives are offsets in the buffer */
 #define FOR_EVER   7  /* of rnr_retry_count */
-#define SESSION	   1u /* the id of ours */
-
-/* The private data of a request: vnet/ib_connection.c. */
-struct hello {
-	uint8_t magic[4], version, reason, port[2], vni[4], window[4], qpn[4], instance[8];
-};
 
 struct hostile {
 	const char *own, *target;
@@ -70,26 +48,6 @@ struct hostile {
 	uint8_t retries, rnr_retries; /* of weft's */
 	uint8_t ack_timeout;	      /* 4096 ns * 2^n, for both sides; 0: the usual */
 };
-
-__attribute__((format(printf, 2, 3))) static void check(bool good, const char *format, ...)
-{
-	va_list args;
-
-	if (good)
-		return;
-	va_start(args, format);
-	vfprintf(stderr, format, args);
-	va_end(args);
-	fprintf(stderr, " (%s)\n", strerror(errno));
-	exit(1);
-}
-
-static void pause_ms(long ms)
-{
-	const struct timespec time = {ms / 1000, ms % 1000 * 1000000};
-
-	nanosleep(&time, NULL);
-}
 
 /* --- connections ----------------------------------------------------------------------------- */
 
@@ -127,32 +85,13 @@ static void expect_end(struct hostile *h)
 	printf("weft ended the connection\n");
 }
 
-/* A request that always wins against one of weft's own that crosses it. */
-static struct hello hello_make(void)
-{
-	struct hello hello = {.magic = {'w', 'e', 'f', 't'}, .version = 1};
-
-	packet_put16(hello.port, (uint16_t)atoi(PORT));
-	packet_put32(hello.vni, VNI);
-	packet_put32(hello.window, WINDOW);
-	memset(hello.instance, 0xff, sizeof(hello.instance));
-	return hello;
-}
-
-static struct sockaddr *address_of(const char *host, struct sockaddr_in *in)
-{
-	*in = (struct sockaddr_in){.sin_family = AF_INET};
-	check(inet_pton(AF_INET, host, &in->sin_addr) == 1, "no address: %s", host);
-	return (struct sockaddr *)in;
-}
-
 static void id_reach(struct hostile *h)
 {
 	struct sockaddr_in own, target;
 
 	address_of(h->own, &own);
 	address_of(h->target, &target);
-	target.sin_port = htons((uint16_t)atoi(PORT));
+	target.sin_port = htons(PORT);
 	check(!rdma_create_id(h->channel, &h->id, h, RDMA_PS_TCP), "rdma_create_id");
 	check(!rdma_resolve_addr(h->id, (struct sockaddr *)&own, (struct sockaddr *)&target,
 				 RESOLVE_MS),
@@ -311,26 +250,6 @@ static void message_send(struct hostile *h, const void *message, uint32_t len)
 	memcpy(h->buffer, message, len);
 	status = send_buffer(h, IBV_WR_SEND_WITH_IMM, len, h->received);
 	check(status == IBV_WC_SUCCESS, "a message was not taken: %s", ibv_wc_status_str(status));
-}
-
-/* What a peer says to @heard, of weft's; returns its length. */
-static uint32_t session_hello(uint8_t out[GENEVE_HEADER_MAX + SESSION_HELLO_SIZE],
-			      const struct session_message *heard)
-{
-	const struct geneve_extras extras = {.control = true};
-	struct session_message hello = {.type = SESSION_HELLO,
-					.session = SESSION,
-					.peer = heard->session,
-					.sequence = heard->sequence,
-					.time = heard->time,
-					.self = {.offloads = PORT_OFFLOADS,
-						 .frame_max = FRAME_SIZE_MAX,
-						 .features = SESSION_HOPS}};
-	size_t header = geneve_build(out, VNI, &extras);
-
-	memset(out + header, 0, SESSION_HELLO_SIZE);
-	session_message_build(out + header, &hello);
-	return (uint32_t)(header + SESSION_HELLO_SIZE);
 }
 
 /* A connection on which weft's link comes up; leaves our hello in @out and returns its length. */
@@ -611,7 +530,7 @@ static struct rdma_cm_id *listener_make(struct hostile *h)
 	struct sockaddr_in own;
 
 	address_of(h->own, &own);
-	own.sin_port = htons((uint16_t)atoi(PORT));
+	own.sin_port = htons(PORT);
 	check(!rdma_create_id(h->channel, &listener, h, RDMA_PS_TCP) &&
 		  !rdma_bind_addr(listener, (struct sockaddr *)&own) && !rdma_listen(listener, 8),
 	      "cannot listen");
