@@ -410,7 +410,7 @@ static const struct attack {
 
 int main(int argc, char **argv)
 {
-	struct hostile h = {.buffer = calloc(1, BUFFER), .channel = rdma_create_event_channel()};
+	struct hostile h = {0};
 
 	if (argc != 4) {
 		fprintf(stderr, "Usage: ib_hostile_ud OWN TARGET ATTACK\n");
@@ -419,6 +419,8 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	h.own = argv[1];
 	h.target = argv[2];
+	h.buffer = calloc(1, BUFFER);
+	h.channel = rdma_create_event_channel();
 	check(h.buffer && h.channel, "no event channel");
 	for (size_t i = 0; i < sizeof(attacks) / sizeof(*attacks); i++) {
 		if (strcmp(argv[3], attacks[i].name) != 0)
