@@ -303,7 +303,11 @@ struct ib_path {
 	void (*close)(struct ib_peer *peer);
 	/* The peer is reached. 0 or -errno. */
 	int (*established)(struct ib_peer *peer, struct rdma_ud_param *ud);
-	void (*send_batch)(struct port *port, struct frame *const frames[], unsigned n);
+	/* A frame that the peer takes goes into the queue; DROP_REASONS, or why not. */
+	enum drop_reason (*fill)(struct ib_peer *peer, struct frame *frame,
+				 const struct geneve_extras *extras);
+	/* What is in the queue is sent, as far as it may. */
+	void (*send)(struct ib_peer *peer);
 	/* A session message; 0 or -errno. */
 	int (*control)(struct ib_peer *peer, const void *message, size_t len);
 	/* A message of @len bytes at @data; @plan: where it lies otherwise, or NULL. */
@@ -374,9 +378,6 @@ int ib_session_start(struct ib_peer *peer);
 void ib_session_end(struct ib_peer *peer);
 /* ib_session_take - a session message came. */
 void ib_session_take(struct ib_peer *peer, const uint8_t *message, size_t len);
-/* ib_extras_fill - what goes with a frame. DROP_REASONS, or why it cannot be sent. */
-enum drop_reason ib_extras_fill(const struct ib_peer *peer, const struct frame *frame,
-				struct geneve_extras *extras);
 /* ib_frame_take - a whole frame came. @plan: it lies there as expected, or NULL. Returns it, or
  * NULL when it was dropped. */
 struct frame *ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,

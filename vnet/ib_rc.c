@@ -69,39 +69,24 @@ static void rc_post(struct ib_peer *peer, struct ib_ring *ring, uint32_t reserve
 	c->told = c->given;
 }
 
-static enum drop_reason frame_fill(struct ib_peer *peer, struct frame *frame)
+static enum drop_reason rc_fill(struct ib_peer *peer, struct frame *frame,
+				const struct geneve_extras *extras)
 {
 	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
 	uint8_t header[GENEVE_HEADER_MAX];
-	struct geneve_extras extras;
-	enum drop_reason reason = ib_extras_fill(peer, frame, &extras);
-	struct ib_slot *slot;
+	struct ib_slot *slot =
+	    ib_ring_fill(&peer->data, header, geneve_build(header, peer->endpoint->env.vni, extras),
+			 &at, frame->len, frame->hold, &peer->port.counters);
 
-	if (reason != DROP_REASONS)
-		return reason;
-	slot = ib_ring_fill(&peer->data, header,
-			    geneve_build(header, peer->endpoint->env.vni, &extras), &at, frame->len,
-			    frame->hold, &peer->port.counters);
 	if (!slot)
 		return DROP_BUSY;
 	slot->wr.opcode = IBV_WR_SEND_WITH_IMM;
-	link_count_sent(&peer->port.counters, &frame, 1);
 	return DROP_REASONS;
 }
 
-static void rc_send_batch(struct port *port, struct frame *const frames[], unsigned n)
+static void rc_send(struct ib_peer *peer)
 {
-	struct ib_peer *peer = container_of(port, struct ib_peer, port);
-
-	port->counters.batches++;
-	for (unsigned i = 0; i < n; i++) {
-		enum drop_reason reason = frame_fill(peer, frames[i]);
-
-		if (reason != DROP_REASONS)
-			port->counters.drops[reason]++;
-	}
-	if (peer->up)
-		rc_post(peer, &peer->data, RESERVE_FRAMES);
+	rc_post(peer, &peer->data, RESERVE_FRAMES);
 }
 
 /* A message beside the frames, of which there are few at a time. */
@@ -189,7 +174,7 @@ static void rc_batch_end(struct ib_peer *peer)
 
 	c->given = c->received;
 	if (peer->up)
-		rc_post(peer, &peer->data, RESERVE_FRAMES);
+		rc_send(peer);
 	if (c->given - c->told >= IB_WINDOW / 2)
 		control_post(peer, (const uint8_t *)"", 0, NULL, 0, 0);
 }
@@ -278,7 +263,8 @@ const struct ib_path ib_rc = {
     .open = rc_open,
     .close = rc_close,
     .established = rc_established,
-    .send_batch = rc_send_batch,
+    .fill = rc_fill,
+    .send = rc_send,
     .control = rc_control,
     .receive = rc_receive,
     .batch_end = rc_batch_end,

@@ -72,11 +72,9 @@ static enum drop_reason frame_cut(struct ib_peer *peer, struct frame *frame,
 	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
 	struct geneve_extras part;
 	struct fragment_cut cut;
-	unsigned parts = 0;
+	unsigned parts =
+	    fragment_cut_start(&cut, extras, peer->next_id++, frame->len, peer->payload);
 
-	if (frame->len <= peer->frame_max)
-		parts =
-		    fragment_cut_start(&cut, extras, peer->next_id++, frame->len, peer->payload);
 	if (!parts)
 		return DROP_OVERSIZE;
 	if (ib_ring_free(&peer->device->ring) < parts ||
@@ -88,36 +86,21 @@ static enum drop_reason frame_cut(struct ib_peer *peer, struct frame *frame,
 	return DROP_REASONS;
 }
 
-static enum drop_reason frame_fill(struct ib_peer *peer, struct frame *frame)
+static enum drop_reason ud_fill(struct ib_peer *peer, struct frame *frame,
+				const struct geneve_extras *extras)
 {
 	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
-	struct geneve_extras extras;
-	enum drop_reason reason = ib_extras_fill(peer, frame, &extras);
 
-	if (reason != DROP_REASONS)
-		return reason;
-	if (geneve_size(&extras) + frame->len > peer->payload)
-		return frame_cut(peer, frame, &extras);
-	return datagram_fill(peer, &extras, &at, frame->len, frame->hold, &peer->port.counters)
+	if (geneve_size(extras) + frame->len > peer->payload)
+		return frame_cut(peer, frame, extras);
+	return datagram_fill(peer, extras, &at, frame->len, frame->hold, &peer->port.counters)
 		   ? DROP_REASONS
 		   : DROP_BUSY;
 }
 
-static void ud_send_batch(struct port *port, struct frame *const frames[], unsigned n)
+static void ud_send(struct ib_peer *peer)
 {
-	struct ib_peer *peer = container_of(port, struct ib_peer, port);
-
-	port->counters.batches++;
-	for (unsigned i = 0; i < n; i++) {
-		enum drop_reason reason = frame_fill(peer, frames[i]);
-
-		if (reason != DROP_REASONS)
-			port->counters.drops[reason]++;
-		else
-			link_count_sent(&port->counters, &frames[i], 1);
-	}
-	if (peer->up)
-		port->counters.work_requests += ud_post(peer);
+	peer->port.counters.work_requests += ud_post(peer);
 }
 
 static int ud_control(struct ib_peer *peer, const void *message, size_t len)
@@ -335,7 +318,8 @@ const struct ib_path ib_ud = {
     .device_close = ud_device_close,
     .close = ud_close,
     .established = ud_established,
-    .send_batch = ud_send_batch,
+    .fill = ud_fill,
+    .send = ud_send,
     .control = ud_control,
     .receive = ud_receive,
     .flush = ud_flush,

@@ -156,16 +156,34 @@ void ib_session_take(struct ib_peer *peer, const uint8_t *message, size_t len)
 
 /* --- frames ---------------------------------------------------------------------------------- */
 
-enum drop_reason ib_extras_fill(const struct ib_peer *peer, const struct frame *frame,
-				struct geneve_extras *extras)
+static enum drop_reason frame_fill(struct ib_peer *peer, struct frame *frame)
 {
+	struct geneve_extras extras;
+
 	if (!peer->up)
 		return DROP_DOWN;
 	if (frame->len > peer->frame_max)
 		return DROP_OVERSIZE;
-	if (!link_extras(&peer->port, peer->hops, frame, extras))
+	if (!link_extras(&peer->port, peer->hops, frame, &extras))
 		return DROP_OFFLOAD;
-	return DROP_REASONS;
+	return peer->endpoint->path->fill(peer, frame, &extras);
+}
+
+static void ib_send_batch(struct port *port, struct frame *const frames[], unsigned n)
+{
+	struct ib_peer *peer = container_of(port, struct ib_peer, port);
+
+	port->counters.batches++;
+	for (unsigned i = 0; i < n; i++) {
+		enum drop_reason reason = frame_fill(peer, frames[i]);
+
+		if (reason != DROP_REASONS)
+			port->counters.drops[reason]++;
+		else
+			link_count_sent(&port->counters, &frames[i], 1);
+	}
+	if (peer->up)
+		peer->endpoint->path->send(peer);
 }
 
 struct frame *ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
@@ -193,11 +211,6 @@ struct frame *ib_frame_take(struct ib_peer *peer, uint8_t *data, size_t len,
 }
 
 /* --- ports ----------------------------------------------------------------------------------- */
-
-static void ib_send_batch(struct port *port, struct frame *const frames[], unsigned n)
-{
-	container_of(port, struct ib_peer, port)->endpoint->path->send_batch(port, frames, n);
-}
 
 static bool ib_full(struct port *port)
 {
