@@ -192,7 +192,8 @@ void core_destroy(struct core *core)
 	core_free(core);
 }
 
-/* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. */
+/* Can what a link brings go to this guest only? All interfaces that lend room are one guest's. Before
+ * that changes, nothing of it may be on its way through the guest's memory any more: core_recall(). */
 static bool links_end_here(const struct core *core)
 {
 	if (core->options.transit || !route_table_empty(core->routes))
@@ -205,17 +206,8 @@ static bool links_end_here(const struct core *core)
 	return true;
 }
 
-/* If what links bring may go elsewhere from now on, nothing of it may pass through the guest's
- * memory any more. */
-static void links_end_elsewhere(struct core *core, bool ended_here)
-{
-	if (ended_here && !links_end_here(core))
-		core_recall(core);
-}
-
 int core_attach(struct core *core, struct port *port)
 {
-	const bool ended_here = links_end_here(core);
 	unsigned index = core->high;
 
 	if (route_name_reserved(port->name))
@@ -228,6 +220,8 @@ int core_attach(struct core *core, struct port *port)
 	}
 	if (index == CORE_PORTS_MAX)
 		return -ENOSPC;
+	if (port->kind == PORT_INTERFACE && !port->ops->land && links_end_here(core))
+		core_recall(core);
 	if (index == core->high)
 		core->high++;
 	core->ports[index] = port;
@@ -237,7 +231,6 @@ int core_attach(struct core *core, struct port *port)
 	port->index = index;
 	route_table_bind(core->routes, port);
 	core->generation++;
-	links_end_elsewhere(core, ended_here);
 	return 0;
 }
 
@@ -271,9 +264,10 @@ unsigned core_ports(const struct core *core)
 
 struct route_table *core_routes_swap(struct core *core, struct route_table *table)
 {
-	const bool ended_here = links_end_here(core);
 	struct route_table *before = core->routes;
 
+	if (!route_table_empty(table) && links_end_here(core))
+		core_recall(core);
 	for (unsigned i = 0; i < core->high; i++) {
 		if (!core->ports[i])
 			continue;
@@ -282,7 +276,6 @@ struct route_table *core_routes_swap(struct core *core, struct route_table *tabl
 	}
 	core->routes = table;
 	core->generation++;
-	links_end_elsewhere(core, ended_here);
 	return before;
 }
 

@@ -105,6 +105,8 @@ void ib_ring_close(struct ib_ring *ring);
 struct ib_slot *ib_ring_fill(struct ib_ring *ring, const uint8_t *header, size_t header_len,
 			     struct iov_cursor *at, uint32_t len, struct frame_hold *hold,
 			     struct port_counters *counters);
+/* ib_ring_take_back - forget the last messages, which are not posted, up to when @filled were. */
+void ib_ring_take_back(struct ib_ring *ring, uint32_t filled);
 /* ib_ring_post - hand up to @max filled slots to the adapter, at once; @immediate for those that
  * carry one. Returns how many they were, or -errno: the queue pair is of no use any more. */
 int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate);
@@ -213,9 +215,8 @@ bool ib_land_fits(const struct ib_plan *plan, const struct geneve_extras *extras
 		  size_t len);
 /* ib_land_frame - say where such a message's frame lies, valid until ib_land_end(). */
 void ib_land_frame(struct ib_plan *plan, struct frame *frame);
-/* ib_land_take - of any other message make one that lies in the buffer alone. False: a part is
- * lost. */
-bool ib_land_take(struct ib_lander *l, struct ib_plan *plan, size_t len,
+/* ib_land_take - of any other message make one that lies in the buffer alone. */
+void ib_land_take(struct ib_lander *l, struct ib_plan *plan, size_t len,
 		  struct port_counters *counters);
 /* ib_land_learn - a frame came, laid out for or not, behind a header of @header bytes. NULL is fine
  * here and below. */
@@ -259,6 +260,7 @@ struct ib_peer {
 	enum ib_phase phase;
 	struct rdma_cm_id *id;
 	bool known;		  /* RC: the peer has heard of the id, and hears of its end */
+	struct rdma_cm_id *left;  /* a known one, whose end waits for its port; or NULL */
 	struct ib_device *device; /* NULL: not known yet */
 	struct loop_timer timer;  /* AWAY: the next attempt; otherwise the end of patience */
 	uint64_t delay_ns;

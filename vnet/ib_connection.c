@@ -16,11 +16,12 @@
  *
  * The end of a connection's id is told to the peer, which while the adapter's own port is down
  * reaches nobody; on Linux 6.1's soft-RoCE it does harm, too: once a send of the queue pair that
- * all connections are managed by has failed, that queue pair receives nothing any more. So a
- * connection that ends leaves its id behind. When AWAY is over the port is looked at, and only if
- * it is active the id is destroyed and the next attempt begins. (The delay of AWAY covers that a
- * queue pair may break a moment before its port is known to be down.) No event is waited for:
- * several endpoints may use a port, and one of them would get it.
+ * all connections are managed by has failed, that queue pair receives nothing any more. So nobody
+ * is asked through a port that is down, and a connection that ends leaves its id behind: when AWAY
+ * is over the port is looked at, and unless it is active the id is put aside (left) until it is.
+ * The next attempt may find another port meanwhile; but one id is put aside at most. (The delay of
+ * AWAY covers that a queue pair may break a moment before its port is known to be down.) No event
+ * is waited for: several endpoints may use a port, and one of them would get it.
  *
  * A request says in its private data (struct ib_hello) who sends it: with its IP address the port
  * where it listens is one of the peers, or it is rejected. With RC, the newest request is the
@@ -48,6 +49,7 @@
 #define EVENTS_VISIT  64u
 #define HELLO_VERSION 1
 #define RETRIES	      7 /* of a message that is not acknowledged */
+#define PORT_DOWN     "the adapter's port is down"
 #define RNR_RETRIES   3 /* of one that finds no buffer, which credits rule out */
 
 /* Private data of requests and answers: numbers are big endian. */
@@ -109,6 +111,8 @@ void ib_peer_fail(struct ib_peer *peer, const char *why)
 {
 	if (peer->phase == IB_FAILED)
 		return;
+	if (peer->left && (peer->phase == IB_ADDRESS || peer->phase == IB_ROUTE))
+		why = PORT_DOWN; /* that is why there is no way */
 	peer->phase = IB_FAILED;
 	peer->up = false;
 	link_state_set(&peer->status, LINK_DOWN, why);
@@ -134,13 +138,41 @@ void ib_peer_reset(struct ib_peer *peer)
 	peer->device = NULL;
 }
 
+static void id_destroy(struct ib_peer *peer, struct rdma_cm_id **id)
+{
+	if (*id)
+		peer->endpoint->calls->destroy_id(*id);
+	*id = NULL;
+}
+
 void ib_peer_end(struct ib_peer *peer)
 {
 	ib_peer_reset(peer);
-	if (peer->id)
-		peer->endpoint->calls->destroy_id(peer->id);
-	peer->id = NULL;
-	peer->known = false;
+	id_destroy(peer, &peer->id);
+	id_destroy(peer, &peer->left);
+}
+
+/* Whether nothing can be said through the id's port. */
+static bool port_is_down(const struct ib_peer *peer, const struct rdma_cm_id *id)
+{
+	struct ibv_port_attr port = {0};
+
+	return !peer->endpoint->calls->query_port(id->verbs, id->port_num, &port) &&
+	       port.state < IBV_PORT_ACTIVE;
+}
+
+/* Be done with the id of a connection that was. False: it has to wait, and so has the next one. */
+static bool id_leave(struct ib_peer *peer)
+{
+	if (peer->left && !port_is_down(peer, peer->left))
+		id_destroy(peer, &peer->left);
+	if (!peer->id || !peer->known || !port_is_down(peer, peer->id)) {
+		id_destroy(peer, &peer->id);
+	} else if (!peer->left) {
+		peer->left = peer->id;
+		peer->id = NULL;
+	}
+	return !peer->id;
 }
 
 static void peer_mend(struct loop_task *task)
@@ -171,7 +203,11 @@ static void address_resolve(struct ib_peer *peer)
 		from.v4.sin_port = 0;
 	else
 		from.v6.sin6_port = 0;
-	ib_peer_end(peer);
+	if (!id_leave(peer)) {
+		ib_peer_fail(peer, PORT_DOWN);
+		return;
+	}
+	peer->known = false;
 	phase_set(peer, IB_ADDRESS);
 	if (ep->calls->create_id(ep->channel, &peer->id, peer, ep->path->space)) {
 		peer->id = NULL;
@@ -192,16 +228,6 @@ bool ib_peer_alive(struct ib_peer *peer)
 	return alive;
 }
 
-/* Whether the peer is to be told of the id's end, and cannot. */
-static bool end_is_lost(const struct ib_peer *peer)
-{
-	const struct rdma_cm_id *id = peer->id;
-	struct ibv_port_attr port = {0};
-
-	return peer->known && !peer->endpoint->calls->query_port(id->verbs, id->port_num, &port) &&
-	       port.state < IBV_PORT_ACTIVE;
-}
-
 static void timer_expired(struct loop_timer *timer)
 {
 	struct ib_peer *peer = timer->context;
@@ -210,9 +236,7 @@ static void timer_expired(struct loop_timer *timer)
 	if (peer->session)
 		session_status(peer->session, &status);
 
-	if (peer->phase == IB_AWAY && end_is_lost(peer))
-		ib_peer_fail(peer, "the adapter's port is down");
-	else if (peer->phase == IB_AWAY)
+	if (peer->phase == IB_AWAY)
 		address_resolve(peer);
 	else if (status.state != LINK_UP && !(peer->up && ib_peer_alive(peer)))
 		ib_peer_fail(peer, peer->phase == IB_CARRYING
@@ -272,6 +296,10 @@ static void route_resolved(struct ib_peer *peer)
 	struct rdma_conn_param param;
 	struct ib_hello hello;
 
+	if (peer->left && port_is_down(peer, peer->id)) {
+		ib_peer_fail(peer, PORT_DOWN);
+		return;
+	}
 	phase_set(peer, IB_CONNECTING);
 	if (!peer_open(peer))
 		return;
@@ -325,7 +353,7 @@ static void peer_event(struct ib_peer *peer, struct rdma_cm_event *event,
 {
 	const char *what = peer->endpoint->calls->event_str(event->event);
 
-	if (peer->phase == IB_FAILED || peer->phase == IB_AWAY)
+	if (event->id != peer->id || peer->phase == IB_FAILED || peer->phase == IB_AWAY)
 		return;
 	switch (event->event) {
 	case RDMA_CM_EVENT_ADDR_RESOLVED:
@@ -396,8 +424,10 @@ static enum refusal rc_request(struct ib_peer *peer, struct rdma_cm_id *id,
 	const struct ib_hello answer = hello_make(peer->endpoint, 0, NULL);
 	struct rdma_conn_param param;
 
-	ib_peer_end(peer);
+	ib_peer_reset(peer);
 	loop_forget(peer->endpoint->env.loop, &peer->mend);
+	if (!id_leave(peer))
+		id_destroy(peer, &peer->id); /* of two that wait, one has to go */
 	link_state_set(&peer->status, LINK_DOWN, NULL);
 	peer->id = id;
 	peer->known = true;
@@ -411,7 +441,11 @@ static enum refusal rc_request(struct ib_peer *peer, struct rdma_cm_id *id,
 		if (peer->endpoint->calls->accept(id, &param))
 			peer_error(peer, "accept the peer", errno);
 	}
-	return 0; /* if it failed the id's end is the answer */
+	if (peer->phase == IB_ACCEPTING)
+		return 0;
+	ib_peer_reset(peer);
+	peer->id = NULL; /* the caller's again */
+	return REFUSED_RESOURCES;
 }
 
 /* The answer is all there is to it: the id is not needed any more. */

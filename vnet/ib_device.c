@@ -98,6 +98,15 @@ static void guest_register(struct ib_device *device)
 	}
 }
 
+static void guest_deregister(struct ib_device *device)
+{
+	for (unsigned i = 0; i < IB_MEMORY_MAX; i++) {
+		if (device->memory[i])
+			device->calls->dereg_mr(device->memory[i]);
+		device->memory[i] = NULL;
+	}
+}
+
 const struct ibv_mr *ib_memory_find(const struct ib_device *device, const struct iovec *piece)
 {
 	const struct link_env *env = &device->endpoint->env;
@@ -174,8 +183,11 @@ static int chunk_add(struct ib_device *device, size_t size)
 
 static void receive_close(struct ib_device *device)
 {
-	if (device->srq)
-		device->calls->destroy_srq(device->srq);
+	/* A queue that cannot be destroyed must not write to what the guest is given back. */
+	if (device->srq && device->calls->destroy_srq(device->srq)) {
+		guest_deregister(device);
+		ib_device_fail(device, "the adapter keeps its receive queue");
+	}
 	device->srq = NULL;
 	ib_lander_destroy(device->lander);
 	device->lander = NULL;
@@ -226,7 +238,6 @@ int ib_device_receive(struct ib_device *device, size_t buffer, unsigned count, u
 
 void ib_device_release(struct ib_device *device)
 {
-	device->lost++;
 	if (!--device->queue_pairs)
 		receive_close(device);
 }
@@ -430,12 +441,16 @@ static void async_ready(struct loop_watch *watch, uint32_t revents)
 
 void ib_device_empty(struct ib_device *device, const char *why)
 {
-	for (struct ib_peer *peer = device->endpoint->peers; peer; peer = peer->next) {
-		if (peer->device != device)
-			continue;
-		ib_peer_fail(peer, why);
-		ib_peer_reset(peer);
-	}
+	struct ib_peer *peer;
+
+	/* All fail before the first one goes, which takes what has come for the others: it is not
+	 * delivered. */
+	for (peer = device->endpoint->peers; peer; peer = peer->next)
+		if (peer->device == device)
+			ib_peer_fail(peer, why);
+	for (peer = device->endpoint->peers; peer; peer = peer->next)
+		if (peer->device == device)
+			ib_peer_reset(peer);
 }
 
 void ib_device_end(struct ib_device *device, const char *why)
@@ -586,13 +601,10 @@ void ib_device_close(struct ib_device *device)
 	loop_unwatch(&device->watch);
 	loop_unwatch(&device->async_watch);
 	loop_poll_stop(device->endpoint->env.loop, &device->poll);
-	loop_forget(device->endpoint->env.loop, &device->mend);
 	if (device->endpoint->path->device_close)
 		device->endpoint->path->device_close(device);
 	receive_close(device);
-	for (unsigned i = 0; i < IB_MEMORY_MAX; i++)
-		if (device->memory[i])
-			calls->dereg_mr(device->memory[i]);
+	guest_deregister(device);
 	ib_pool_close(device, &device->bounces);
 	if (device->cq)
 		calls->destroy_cq(device->cq);
@@ -600,5 +612,6 @@ void ib_device_close(struct ib_device *device)
 		calls->destroy_comp_channel(device->channel);
 	if (device->pd)
 		calls->dealloc_pd(device->pd);
+	loop_forget(device->endpoint->env.loop, &device->mend);
 	free(device);
 }

@@ -58,7 +58,7 @@
 #define QUIET	    16u
 
 struct ib_plan {
-	struct landing *landing; /* NULL: free, or the guest took it away */
+	struct landing *landing; /* NULL: free */
 	uint8_t *room;
 	uint32_t header; /* bytes in front of the frame */
 	uint32_t lent;	 /* bytes of the message that go to the guest: those behind HEAD */
@@ -259,8 +259,7 @@ static void plan_written(struct ib_plan *plan, size_t len)
 {
 	uint32_t used = plan_used(plan, len);
 
-	if (plan->landing)
-		plan->landing->written = used ? HEAD - plan->header + used : 0;
+	plan->landing->written = used ? HEAD - plan->header + used : 0;
 }
 
 struct ib_plan *ib_land_came(struct ib_lander *l, uint64_t *id, bool whole, size_t len)
@@ -278,39 +277,31 @@ struct ib_plan *ib_land_came(struct ib_lander *l, uint64_t *id, bool whole, size
 }
 
 /* A miss: put the message together in its room. */
-static bool plan_gather(struct ib_plan *plan, size_t len)
+static void plan_gather(struct ib_plan *plan, size_t len)
 {
-	struct iov_cursor at;
+	struct iov_cursor at = plan->landing->room;
 
-	if (!plan->landing)
-		return false;
-	at = plan->landing->room;
 	iov_skip(&at, HEAD - plan->header);
 	iov_read(&at, plan->room + HEAD, plan_used(plan, len));
-	return true;
 }
 
-bool ib_land_take(struct ib_lander *l, struct ib_plan *plan, size_t len,
+void ib_land_take(struct ib_lander *l, struct ib_plan *plan, size_t len,
 		  struct port_counters *counters)
 {
-	bool whole = true;
-
 	if (plan_used(plan, len)) {
-		whole = plan_gather(plan, len);
+		plan_gather(plan, len);
 		counters->copied_bytes += plan_used(plan, len);
 		counters->landing_misses++;
 		learn_miss(l, plan);
 	}
-	if (plan->landing) /* the guest's buffers are wanted for the copy */
-		plan->landing->port->ops->land_end(plan->landing);
-	return whole;
+	plan->landing->port->ops->land_end(plan->landing); /* its buffers are wanted for the copy */
 }
 
 bool ib_land_fits(const struct ib_plan *plan, const struct geneve_extras *extras, size_t header,
 		  size_t len)
 {
-	return plan->landing && !extras->control && !extras->part && header == plan->header &&
-	       len > HEAD && len <= HEAD + plan->lent;
+	return !extras->control && !extras->part && header == plan->header && len > HEAD &&
+	       len <= HEAD + plan->lent;
 }
 
 void ib_land_frame(struct ib_plan *plan, struct frame *frame)
@@ -371,9 +362,10 @@ void ib_lander_destroy(struct ib_lander *l)
 	for (unsigned i = 0; l && i < PLANS; i++) {
 		struct landing *landing = l->plans[i].landing;
 
+		if (!landing)
+			continue;
 		plan_written(&l->plans[i], IB_MESSAGE_MAX);
-		if (landing)
-			landing->port->ops->land_end(landing);
+		landing->port->ops->land_end(landing);
 	}
 	free(l);
 }

@@ -133,8 +133,7 @@ static void packet_take(struct ib_peer *peer, uint8_t *data, size_t len, struct 
 	const struct frame *frame;
 
 	if (plan && (!offset || !ib_land_fits(plan, &extras, offset, len))) {
-		if (!ib_land_take(lander, plan, len, &peer->port.counters))
-			reason = DROP_RING_FULL, offset = 0;
+		ib_land_take(lander, plan, len, &peer->port.counters);
 		plan = NULL;
 	}
 	if (!offset || extras.part) {
@@ -197,6 +196,7 @@ static void rc_close(struct ib_peer *peer)
 	calls->destroy_qp(peer->id);
 	ib_ring_close(&peer->data);
 	ib_ring_close(&peer->control);
+	peer->device->lost++;
 	ib_device_release(peer->device);
 }
 

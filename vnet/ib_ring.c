@@ -184,6 +184,12 @@ struct ib_slot *ib_ring_fill(struct ib_ring *ring, const uint8_t *header, size_t
 	return slot;
 }
 
+void ib_ring_take_back(struct ib_ring *ring, uint32_t filled)
+{
+	while (ring->filled != filled)
+		slot_release(ring->device, slot_at(ring, --ring->filled));
+}
+
 /* --- posting --------------------------------------------------------------------------------- */
 
 int ib_ring_post(struct ib_ring *ring, uint32_t max, uint32_t immediate)

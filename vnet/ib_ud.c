@@ -70,6 +70,8 @@ static enum drop_reason frame_cut(struct ib_peer *peer, struct frame *frame,
 				  const struct geneve_extras *extras)
 {
 	struct iov_cursor at = iov_cursor(frame->iov, frame->iovcnt);
+	struct ib_ring *ring = &peer->device->ring;
+	const uint32_t filled = ring->filled;
 	struct geneve_extras part;
 	struct fragment_cut cut;
 	unsigned parts =
@@ -77,12 +79,14 @@ static enum drop_reason frame_cut(struct ib_peer *peer, struct frame *frame,
 
 	if (!parts)
 		return DROP_OVERSIZE;
-	if (ib_ring_free(&peer->device->ring) < parts ||
-	    (!frame->hold && peer->device->bounce_count < parts))
+	if (ib_ring_free(ring) < parts)
 		return DROP_BUSY;
-	for (uint32_t len; (len = fragment_cut_next(&cut, &part));)
-		if (!datagram_fill(peer, &part, &at, len, frame->hold, &peer->port.counters))
+	for (uint32_t len; (len = fragment_cut_next(&cut, &part));) {
+		if (!datagram_fill(peer, &part, &at, len, frame->hold, &peer->port.counters)) {
+			ib_ring_take_back(ring, filled);
 			return DROP_BUSY;
+		}
+	}
 	return DROP_REASONS;
 }
 

@@ -256,6 +256,7 @@ static void ib_close(struct port *port)
 	struct ib_endpoint *ep = peer->endpoint;
 	struct ib_peer **at = &ep->peers;
 
+	peer->phase = IB_AWAY; /* the port is detached: what still comes in is nobody's */
 	ib_let_go(port);
 	loop_disarm(&peer->timer);
 	ib_peer_end(peer);

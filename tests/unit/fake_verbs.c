@@ -585,6 +585,15 @@ static int dereg_mr(struct ibv_mr *gone)
 	return 0;
 }
 
+unsigned fake_registrations(const void *addr)
+{
+	unsigned n = 0;
+
+	for (const struct mr *mr = mrs; mr; mr = mr->next)
+		n += mr->mr.addr == addr;
+	return n;
+}
+
 static bool sge_good(const struct ibv_sge *sge, bool write)
 {
 	for (const struct mr *mr = mrs; mr; mr = mr->next)
@@ -712,7 +721,7 @@ static int destroy_srq(struct ibv_srq *gone)
 		assert(qp->srq != srq);
 	free(srq->receives);
 	unmake(srq);
-	return 0;
+	return fake.keep_srq ? EBUSY : 0;
 }
 
 static int post_srq_recv(struct ibv_srq *to, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)

@@ -25,6 +25,7 @@ struct fake_state {
 	bool lose_receive;   /* the next message breaks its connection half way */
 	unsigned down;	     /* ports, a bit each: of odd addresses 1 << 1, of even ones 1 << 2 */
 	unsigned deaf;	     /* ports whose connection manager tried to send while they were down */
+	bool keep_srq;	     /* receive queues are said not to be destroyed */
 	unsigned lose;	     /* so many datagrams */
 	const void *replace; /* the next message becomes this one; or NULL */
 	uint32_t replace_len;
@@ -47,6 +48,8 @@ bool fake_inject(struct ibv_qp *to, uint32_t src_qp, const char *source, const v
 		 uint32_t len, const uint32_t *imm);
 /* fake_immediate - that of the last message that came to a queue pair. */
 uint32_t fake_immediate(const struct ibv_qp *qp);
+/* fake_registrations - how many there are of memory from this address on. */
+unsigned fake_registrations(const void *addr);
 /* fake_break - a queue pair fails: its sends end with this status. */
 void fake_break(struct ibv_qp *qp, enum ibv_wc_status status);
 /* fake_remove - the adapter is pulled out. */
