@@ -179,13 +179,6 @@ static struct rdma_event_channel *create_event_channel(void)
 	return &c->channel;
 }
 
-static void destroy_event_channel(struct rdma_event_channel *channel)
-{
-	assert(!container_of(channel, struct channel, channel)->first);
-	close(channel->fd);
-	unmake(container_of(channel, struct channel, channel));
-}
-
 static struct event *event_push(struct id *id, enum rdma_cm_event_type type, const void *data,
 				size_t len)
 {
@@ -309,6 +302,19 @@ static int destroy_id(struct rdma_cm_id *destroyed)
 	}
 	unmake(id);
 	return 0;
+}
+
+/* The kernel rejects requests that nobody has taken. */
+static void destroy_event_channel(struct rdma_event_channel *channel)
+{
+	struct channel *c = container_of(channel, struct channel, channel);
+
+	while (c->first) {
+		assert(c->first->event.event == RDMA_CM_EVENT_CONNECT_REQUEST);
+		destroy_id(c->first->event.id);
+	}
+	close(channel->fd);
+	unmake(c);
 }
 
 static void bind_to(struct rdma_cm_id *id, const struct sockaddr *addr)
