@@ -477,7 +477,7 @@ static void expect_rejection(struct hostile *h, const char *what, const void *he
 
 static void attack_hello(struct hostile *h)
 {
-	enum { UNSAID, NOT_PEER, FOREIGN };
+	enum { NOT_PEER = 1, FOREIGN, CROSSING, RESOURCES };
 	const struct hello good = hello_make();
 	uint8_t longer[56] = {0};
 	struct hello bad = good;
@@ -498,7 +498,7 @@ static void attack_hello(struct hostile *h)
 	expect_rejection(h, "another overlay", &bad, sizeof(bad), FOREIGN);
 	bad = good;
 	packet_put32(bad.window, 0);
-	expect_rejection(h, "no window", &bad, sizeof(bad), UNSAID);
+	expect_rejection(h, "no window", &bad, sizeof(bad), RESOURCES);
 }
 
 /* The next request of weft's, which is looking for us. */
