@@ -193,7 +193,7 @@ static unsigned number_of(const char *text, unsigned max)
 int main(int argc, char **argv)
 {
 	bool sends = argc >= 6 && !strcmp(argv[1], "send");
-	int fixed = sends ? 6 : 4;
+	int fixed = sends ? 6 : 4, status;
 	struct sockaddr_in address;
 	struct buffers buffers;
 
@@ -207,7 +207,8 @@ int main(int argc, char **argv)
 	}
 	address = address_of(argv[2], argv[3]);
 	buffers = buffers_make(argc > fixed ? number_of(argv[fixed], BUFFERS_MAX) : 1);
-	if (!sends)
-		return receive(&address, &buffers);
-	return transmit(&address, number_of(argv[4], DATAGRAM_MAX), atof(argv[5]), &buffers);
+	status = sends ? transmit(&address, number_of(argv[4], DATAGRAM_MAX), atof(argv[5]), &buffers)
+		       : receive(&address, &buffers);
+	free(buffers.memory);
+	return status;
 }
