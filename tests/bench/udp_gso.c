@@ -207,8 +207,9 @@ int main(int argc, char **argv)
 	}
 	address = address_of(argv[2], argv[3]);
 	buffers = buffers_make(argc > fixed ? number_of(argv[fixed], BUFFERS_MAX) : 1);
-	status = sends ? transmit(&address, number_of(argv[4], DATAGRAM_MAX), atof(argv[5]), &buffers)
-		       : receive(&address, &buffers);
+	status = sends
+		     ? transmit(&address, number_of(argv[4], DATAGRAM_MAX), atof(argv[5]), &buffers)
+		     : receive(&address, &buffers);
 	free(buffers.memory);
 	return status;
 }
