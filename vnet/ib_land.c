@@ -24,18 +24,17 @@
  *
  * Requests of the queue are used in the order they were posted in, whoever's message comes, so
  * frames of all peers land alike, and small messages use up requests that were laid out for large
- * ones. None are laid out before so many large frames came with one length of header (streak >=
- * need), nor after QUIET batches without one. A miss begins a new streak and doubles the need, up
- *to NEED_MAX; it halves with each EASE frames that landed. Requests that were laid out before a
- *miss (era) say nothing new by missing too.
+ * ones. Whether any are laid out is a matter of trust (land_trust.h) in large frames that come with
+ * one length of header. Requests that were laid out before a miss (era) say nothing new by missing
+ * too.
  *
  * The NIC lends half of its ring at most, so only a part of the requests is laid out, and what else
  * comes finds buffers to be copied to. On a quiet link requests stay as they are until messages use
  * them up.
  *
  * The adapter writes to what is posted at any time. So before a guest has its buffers back (a
- *reset), and before what links bring may go elsewhere, all connections of the device end, and with
- *them their receive queue (port_ops.recall): that is the only way to take a request back. They come
+ * reset), and before what links bring may go elsewhere, all connections of the device end, and with
+ * them their receive queue (port_ops.recall): that is the only way to take a request back. They come
  * again at once. A request lost with a connection keeps its room until then.
  *
  * Guest memory must be registered, and the adapter's queues must take three pieces a request: or
@@ -45,17 +44,13 @@
 
 #include "vnet/core.h"
 #include "vnet/ib.h"
+#include "vnet/land_trust.h"
 #include "vnet/offload.h"
 
-#define PLANS	    IB_WINDOW
-#define PLAN_SHIFT  32 /* in a work request's id: which plan, from 1 on; 0: none */
-#define PLAN_MASK   0xffu
-#define HEAD	    320u  /* bytes: any Geneve header, and what is looked at of a frame */
-#define FRAME_LARGE 4096u /* bytes; shorter ones say nothing of what comes next */
-#define NEED_MIN    4u
-#define NEED_MAX    1024u
-#define EASE	    64u
-#define QUIET	    16u
+#define PLANS	   IB_WINDOW
+#define PLAN_SHIFT 32 /* in a work request's id: which plan, from 1 on; 0: none */
+#define PLAN_MASK  0xffu
+#define HEAD	   320u /* bytes: any Geneve header, and what is looked at of a frame */
 
 struct ib_plan {
 	struct landing *landing; /* NULL: free */
@@ -76,10 +71,7 @@ struct ib_lander {
 	uint32_t header;
 	bool gso;
 	uint32_t needs; /* offload_needs() */
-	unsigned streak, need, eased;
-	unsigned quiet; /* batches since the last one */
-	bool large;	/* a frame of this batch was; */
-	bool missed;	/* or came otherwise than laid out for */
+	struct land_trust trust;
 	uint32_t era;
 	unsigned free_count, done_count;
 	struct ib_plan *free[PLANS], *done[PLANS];
@@ -96,35 +88,27 @@ void ib_land_learn(struct ib_lander *l, struct ib_peer *peer, size_t header,
 	if (header != l->header) {
 		l->header = (uint32_t)header;
 		l->gso = false;
-		l->streak = 0;
+		l->trust.streak = 0;
 	}
 	l->peer = peer;
 	l->needs = offload_needs(frame);
 	l->gso |= frame->offload.gso_type != 0;
-	l->large = true;
-	l->streak++;
-	if (frame->landing && ++l->eased % EASE == 0 && l->need > NEED_MIN)
-		l->need /= 2;
+	l->trust.large = true;
+	l->trust.streak++;
+	if (frame->landing)
+		land_trust_landed(&l->trust);
 }
 
 static void learn_miss(struct ib_lander *l, const struct ib_plan *plan)
 {
-	l->missed |= plan->era == l->era;
+	l->trust.missed |= plan->era == l->era;
 }
 
+/* Trust grows anew for what is laid out from now on. */
 static void learn_batch(struct ib_lander *l)
 {
-	if (l->missed) {
-		l->era++;
-		l->streak = l->eased = 0;
-		if (l->need < NEED_MAX)
-			l->need *= 2;
-	}
-	l->quiet = l->large ? 0 : l->quiet + 1;
-	if (l->quiet == QUIET)
-		l->streak = 0;
-	l->large = false;
-	l->missed = false;
+	l->era += l->trust.missed;
+	land_trust_batch(&l->trust);
 }
 
 /* --- laying out ------------------------------------------------------------------------------ */
@@ -134,7 +118,7 @@ static struct port *landing_port(const struct ib_lander *l)
 {
 	struct port *nic;
 
-	if (!l || !l->peer || l->streak < l->need || !l->peer->port.core)
+	if (!l || !l->peer || !land_trust_earned(&l->trust) || !l->peer->port.core)
 		return NULL;
 	nic = core_landing_port(l->peer->port.core, &l->peer->port);
 	return nic && !(l->needs & ~nic->offloads) ? nic : NULL;
@@ -225,7 +209,7 @@ static struct ib_plan *plan_make(struct ib_lander *l, struct port *nic, const st
 	if (plan_lay(l, plan, room, len))
 		return plan;
 	plan_end(l, plan);
-	l->missed = true;
+	l->trust.missed = true;
 	return NULL;
 }
 
@@ -351,7 +335,7 @@ struct ib_lander *ib_lander_create(struct ib_device *device, unsigned sge_max)
 		return NULL;
 	l->device = device;
 	l->sge_max = sge_max < IB_SGE_MAX ? sge_max : IB_SGE_MAX;
-	l->need = NEED_MIN;
+	l->trust.need = TRUST_NEED_MIN;
 	for (unsigned i = PLANS; i-- > 0;)
 		l->free[l->free_count++] = &l->plans[i];
 	return l;

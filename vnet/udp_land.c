@@ -28,10 +28,9 @@
  *	     not used, something else, given up
  *
  * Learning: messages that came the ordinary way teach. Plans are made when so many large frames of
- * one peer had one shape (streak >= need), as many as messages came in the last batch, and some
- * more; then no more than these are received at once. A large message that comes otherwise begins a
- * new streak, and the need doubles, up to NEED_MAX; it halves with each EASE frames that landed. So
- * traffic that cannot be foretold costs next to nothing.
+ * one peer had one shape that they are trusted (land_trust.h), as many as messages came in the last
+ * batch, and some more; then no more than these are received at once. So traffic that cannot be
+ * foretold costs next to nothing.
  *
  * The guest can read and rewrite its buffers at any time. It reads nothing that is not for it:
  * core_landing_port() promises that all that links bring can only go to this guest. Headers never
@@ -44,18 +43,14 @@
 #include <sys/mman.h>
 
 #include "vnet/core.h"
+#include "vnet/land_trust.h"
 #include "vnet/offload.h"
 #include "vnet/udp_land.h"
 
 #define PLANS	    (UDP_LAND_MESSAGES + 1) /* one may be held */
 #define PARTS	    64u			    /* datagrams a message: Linux's UDP_MAX_SEGMENTS */
 #define IOVECS	    (2 * PARTS + LANDING_PIECES + 1)
-#define FRAME_LARGE 4096u /* bytes; shorter messages say nothing of what comes next */
-#define FRAME_LANDS 1024u /* shorter ones do not land */
-#define NEED_MIN    4u
-#define NEED_MAX    1024u
-#define EASE	    64u
-#define QUIET	    16u /* batches without a large message, after which none is expected */
+#define FRAME_LANDS 1024u			 /* shorter ones do not land */
 #define PLAN_BUFFER (UDP_RECEIVE_BUFFER + 4096u) /* of a message, or of a frame */
 
 /* How a peer's large frames come. */
@@ -85,11 +80,8 @@ struct plan {
 struct udp_lander {
 	struct shape shape; /* of frames of: */
 	struct udp_peer *peer;
-	unsigned streak, need, eased;
+	struct land_trust trust;
 	unsigned wanted; /* plans for the next batch */
-	unsigned quiet;	 /* batches since the last large message */
-	bool large;	 /* a frame of this batch was; */
-	bool missed;	 /* or came otherwise */
 	struct plan *held;
 	const struct plan *held_before; /* since an earlier batch */
 	/* The batch, message by message. */
@@ -145,41 +137,26 @@ void udp_land_learn(struct udp_lander *l, struct udp_peer *peer, const struct ud
 	if (peer != l->peer || !shape_same(&l->shape, &shape)) {
 		l->peer = peer;
 		l->shape = shape;
-		l->streak = 0;
+		l->trust.streak = 0;
 	}
-	l->streak++;
+	l->trust.streak++;
 	l->shape.needs = shape.needs;
 	if (l->shape.total < shape.total)
 		l->shape.total = shape.total;
-	l->large = true;
+	l->trust.large = true;
 }
 
 /* A large message came otherwise than laid out for. */
 static void learn_miss(struct udp_lander *l, struct udp_peer *peer)
 {
 	peer->port.counters.landing_misses++;
-	l->missed = true;
+	l->trust.missed = true;
 }
 
 static void learn_hit(struct udp_lander *l, const struct frame *frame)
 {
-	l->large |= frame->len >= FRAME_LARGE;
-	if (++l->eased % EASE == 0 && l->need > NEED_MIN)
-		l->need /= 2;
-}
-
-static void learn_batch(struct udp_lander *l)
-{
-	if (l->missed) {
-		l->streak = l->eased = 0;
-		if (l->need < NEED_MAX)
-			l->need *= 2;
-	}
-	l->quiet = l->large ? 0 : l->quiet + 1;
-	if (l->quiet == QUIET)
-		l->streak = 0;
-	l->large = false;
-	l->missed = false;
+	l->trust.large |= frame->len >= FRAME_LARGE;
+	land_trust_landed(&l->trust);
 }
 
 /* --- laying out ------------------------------------------------------------------------------ */
@@ -246,7 +223,7 @@ static struct plan *plan_make(struct udp_lander *l, struct port *nic)
 	if (plan_lay(plan))
 		return plan;
 	plan_end(plan);
-	l->missed = true;
+	l->trust.missed = true;
 	return NULL;
 }
 
@@ -255,7 +232,8 @@ static struct port *landing_port(const struct udp_lander *l)
 {
 	struct port *nic;
 
-	if (!l->peer || l->streak < l->need || l->peer->state != LINK_UP || !l->peer->port.core)
+	if (!l->peer || !land_trust_earned(&l->trust) || l->peer->state != LINK_UP ||
+	    !l->peer->port.core)
 		return NULL;
 	nic = core_landing_port(l->peer->port.core, &l->peer->port);
 	return nic && !(l->shape.needs & ~nic->offloads) ? nic : NULL;
@@ -472,7 +450,7 @@ void udp_land_end(struct udp_lander *l)
 	for (unsigned i = 0; i < PLANS; i++)
 		if (&l->plans[i] != l->held)
 			plan_end(&l->plans[i]);
-	learn_batch(l);
+	land_trust_batch(&l->trust);
 }
 
 void udp_land_forget(struct udp_lander *l, const struct udp_peer *peer)
@@ -503,7 +481,7 @@ struct udp_lander *udp_lander_create(void)
 	madvise(l->memory, PLANS * PLAN_BUFFER, MADV_NOHUGEPAGE);
 	for (unsigned i = 0; i < PLANS; i++)
 		l->plans[i].buffer = l->memory + (size_t)i * PLAN_BUFFER;
-	l->need = NEED_MIN;
+	l->trust.need = TRUST_NEED_MIN;
 	return l;
 }
 
