@@ -34,8 +34,8 @@
  *
  * The adapter writes to what is posted at any time. So before a guest has its buffers back (a
  * reset), and before what links bring may go elsewhere, all connections of the device end, and with
- * them their receive queue (port_ops.recall): that is the only way to take a request back. They come
- * again at once. A request lost with a connection keeps its room until then.
+ * them their receive queue (port_ops.recall): that is the only way to take a request back. They
+ *come again at once. A request lost with a connection keeps its room until then.
  *
  * Guest memory must be registered, and the adapter's queues must take three pieces a request: or
  * else there is no lander. Nothing here allocates once it is made. The loop's thread.
