@@ -41,23 +41,32 @@ static void coalesce_expired(struct loop_timer *timer)
 	queue_tell(timer->context, container_of(timer, struct virtio_queue, coalesce));
 }
 
+/* A single entry is not what a sender waits for: it may send more before that one is done. */
+static uint64_t coalesce_wait(const struct virtio_queue *q)
+{
+	return virtqueue_untold(&q->ring) > 1 ? q->coalesce_ns : COALESCE_WAITS * q->coalesce_ns;
+}
+
 static void coalesce_begin(struct virtio_device *dev, struct virtio_queue *q)
 {
 	q->coalesce.expired = coalesce_expired;
 	q->coalesce.context = dev;
 	q->untold_ns = loop_now();
-	loop_arm(dev->loop, &q->coalesce, q->coalesce_ns);
+	loop_arm(dev->loop, &q->coalesce, coalesce_wait(q));
 }
 
 void virtio_queue_publish(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_queue *q = &dev->queues[index];
+	uint16_t waiting;
 
+	virtqueue_settle(&q->ring);
+	waiting = virtqueue_untold(&q->ring);
 	if (!virtqueue_show(&q->ring))
 		return;
 	if (!q->coalesce_ns || virtqueue_untold(&q->ring) >= q->ring.size / 2)
 		queue_tell(dev, q);
-	else if (!q->coalesce.armed)
+	else if (waiting <= 1 || !q->coalesce.armed)
 		coalesce_begin(dev, q);
 }
 
@@ -66,7 +75,7 @@ void virtio_queue_postpone(struct virtio_device *dev, unsigned index)
 	struct virtio_queue *q = &dev->queues[index];
 
 	if (q->coalesce.armed && loop_now() - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
-		loop_arm(dev->loop, &q->coalesce, q->coalesce_ns);
+		loop_arm(dev->loop, &q->coalesce, coalesce_wait(q));
 }
 
 void virtio_queue_interrupt_early(struct virtio_device *dev, unsigned index)

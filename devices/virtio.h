@@ -90,7 +90,8 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 
 /*
  * virtio_queue_publish - show pushed entries to the driver and interrupt it if it asked for that: at once,
- * or, on a queue with coalesce_ns, after that time or half a ring, if it has not seen them until then. Sidecar.
+ * or, on a queue with coalesce_ns, after that time (COALESCE_WAITS times as long for a single entry) or half a
+ * ring, if it has not seen them until then. Sidecar.
  */
 void virtio_queue_publish(struct virtio_device *dev, unsigned index);
 

@@ -341,6 +341,12 @@ uint16_t virtqueue_untold(const struct virtqueue *vq)
 	return vq->running ? vq->used_shown - vq->used_told : 0;
 }
 
+void virtqueue_settle(struct virtqueue *vq)
+{
+	if (virtqueue_untold(vq) && !interrupt_wanted(vq, vq->used_told, vq->used_shown))
+		vq->used_told = vq->used_shown;
+}
+
 bool virtqueue_tell(struct virtqueue *vq)
 {
 	uint16_t old = vq->used_told;

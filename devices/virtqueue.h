@@ -89,7 +89,10 @@ bool virtqueue_show(struct virtqueue *vq);
 uint16_t virtqueue_untold(const struct virtqueue *vq);
 /* virtqueue_tell - does the driver want an interrupt for what was shown since the last time? (virtio 1.2, 2.7.7) */
 bool virtqueue_tell(struct virtqueue *vq);
-/* virtqueue_publish - both at once. */
+/* virtqueue_settle - if the driver wants no interrupt for any of the shown entries, they count as told:
+ * a driver that wants one later looks at the ring first. */
+void virtqueue_settle(struct virtqueue *vq);
+/* virtqueue_publish - virtqueue_show() and virtqueue_tell(). */
 static inline bool virtqueue_publish(struct virtqueue *vq)
 {
 	return virtqueue_show(vq) && virtqueue_tell(vq);

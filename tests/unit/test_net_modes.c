@@ -342,6 +342,30 @@ Test(net_modes, a_driver_that_looked_meanwhile_is_not_told)
 	end();
 }
 
+Test(net_modes, what_the_driver_does_not_wait_for_does_not_count)
+{
+	begin_coalescing(NEVER_NS);
+	ring_driver_interrupts(&rig.rings[TX], true, RING / 2); /* it waits for entry RING / 2 */
+	cr_assert_eq(tx_interrupts_after(RING / 2), 0);
+	tx_used(RING / 2);
+	cr_assert_eq(tx_interrupts_after(RING / 2 - 1), 0, "half a ring since then");
+	cr_assert_eq(tx_interrupts_after(1), 1);
+	end();
+}
+
+Test(net_modes, a_single_frame_waits_longer)
+{
+	struct virtio_queue *q;
+
+	begin_coalescing(NEVER_NS);
+	q = &rig.dev->queues[TX];
+	tx_interrupts_after(1);
+	cr_assert_gt(q->coalesce.expiry_ns, loop_now() + 9 * NEVER_NS);
+	tx_interrupts_after(1);
+	cr_assert_leq(q->coalesce.expiry_ns, loop_now() + NEVER_NS);
+	end();
+}
+
 Test(net_modes, received_frames_let_it_wait_on_but_not_for_ever)
 {
 	struct virtio_queue *q;
