@@ -10,9 +10,10 @@
  * Spinning. While something is polled and spin_turn() allows, the loop does not sleep either, and
  * goes to the kernel only with something to submit or to fetch: IORING_SQ_TASKRUN in the shared
  * ring says that. Eager watches are then not armed but called: one system call finds and takes what
- * came, in place of three (the poll's completion, the taking, the next poll). After a turn that found nothing it yields, for the thread it waits for may be one
- * that wants this CPU. When the budget is spent every poll is asked to rest(), and the loop sleeps
- * until the kernel wakes it: there is no timer behind polling.
+ * came, in place of three (the poll's completion, the taking, the next poll). After a turn that
+ * found nothing it yields, for the thread it waits for may be one that wants this CPU; spin.c looks
+ * at how long that took. When the budget is spent every poll is asked to rest(), and the loop
+ * sleeps until the kernel wakes it: there is no timer behind polling.
  *
  * Threads. All but the ring belongs to the thread that has taken the loop (@state). The loop's own
  * thread lets go of it while it sleeps, and only then; so another thread that wants something done
@@ -22,7 +23,7 @@
  *     afterwards, and takes the loop again, or sees to it that its thread does. So nothing stays on
  *     the list, and nobody waits for the loop to be free but its own thread.
  *   - A borrower wakes the loop's thread if that could not go on sleeping: something deferred, to
- * be polled or watched, an earlier timer.
+ *     be polled or watched, an earlier timer.
  *   - The loop's thread, when it wakes and finds the loop taken, says so (LOOP_WANTED) and has it
  *     handed over: who asks for something later leaves it to that thread. None can be starved.
  *
@@ -370,7 +371,8 @@ static void poll_end(struct loop *loop, const void *tag)
 		io_uring_submit_and_get_events(&loop->ring);
 }
 
-/* Ask for polls of all watches that have none in flight, but for eager ones while the loop spins. */
+/* Ask for polls of all watches that have none in flight, but for eager ones while the loop spins.
+ */
 static void watches_arm(struct loop *loop)
 {
 	loop->unarmed = false;
@@ -592,8 +594,10 @@ static void polls_run(struct loop *loop)
 		found |= poll->poll(poll, now);
 	}
 	loop->spinning = spin_turn(&loop->spin, found, patient, now) && loop->polls;
-	if (loop->spinning && !found)
+	if (loop->spinning && !found) {
 		sched_yield();
+		spin_yielded(&loop->spin, loop_now());
+	}
 }
 
 /* Whether the loop may sleep, as far as what is polled goes. */

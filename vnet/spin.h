@@ -8,16 +8,20 @@
 
 #define SPIN_MIN_NS                                                                                \
 	20000u /* the least a loop spins: what a wake-up costs, so that at worst both are paid */
-#define SPIN_MAX_NS	200000u	    /* the most it learns to */
-#define SPIN_PATIENT_NS 1000000000u /* when it was told to */
-#define SPIN_TURN_NS	20000u /* a turn cannot take longer by itself: another thread had the CPU */
+#define SPIN_MAX_NS	    200000u	/* the most it learns to */
+#define SPIN_PATIENT_NS	    1000000000u /* when it was told to */
+#define SPIN_YIELD_NS	    5000u     /* a yield that takes less found nobody who wanted the CPU */
+#define SPIN_HOG_NS	    500000u   /* longer than a guest needs to answer a frame */
+#define SPIN_ABSTAIN_MIN_NS 10000000u /* without spinning, where a thread keeps the CPU so long */
+#define SPIN_ABSTAIN_MAX_NS 1000000000u
 
 struct spin {
 	uint64_t budget_ns; /* may be spent in turns that find nothing */
 	uint64_t spent_ns;
-	uint64_t last_ns; /* the last turn */
-	bool shared;	  /* another thread had the CPU since work was last found */
-	bool slept;	  /* since then */
+	uint64_t last_ns;	   /* the last turn, or when it had the CPU back after it */
+	uint64_t abstain_ns;	   /* how long it went without spinning last */
+	uint64_t abstain_until_ns; /* and until when */
+	bool slept;		   /* since the last turn */
 };
 
 /* spin_init - with a budget in the middle. */
@@ -33,6 +37,9 @@ void spin_begin(struct spin *spin);
  * Returns whether to go on; otherwise the loop sleeps, and says so by spin_slept().
  */
 bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns);
+
+/* spin_yielded - the loop has offered the CPU to others since the last turn, until now. */
+void spin_yielded(struct spin *spin, uint64_t now_ns);
 
 /* spin_slept - the loop goes to sleep now. */
 void spin_slept(struct spin *spin);

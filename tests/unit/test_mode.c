@@ -311,14 +311,63 @@ Test(spin, grows_when_it_slept_too_soon, .init = spin_setup)
 	cr_assert_eq(spin.budget_ns, budget);
 }
 
-Test(spin, is_given_up_where_others_want_the_cpu, .init = spin_setup)
+/* The loop has yielded to another thread for @ns. */
+static void spin_yield(uint64_t ns)
 {
-	for (unsigned i = 0; i < 20; i++) {
-		spin_turn(&spin, false, false,
-			  now += 3000000); /* a time slice of another thread's */
-		spin_turn(&spin, true, false, now += TURN);
+	spin_yielded(&spin, now += ns);
+}
+
+Test(spin, what_others_need_is_not_charged, .init = spin_setup)
+{
+	for (unsigned i = 0; i < SPIN_MAX_NS / 4 / TURN - 1; i++) {
+		cr_assert(spin_turn(&spin, false, false, now += TURN));
+		spin_yield(SPIN_HOG_NS - 1);
 	}
-	cr_assert_eq(spin.budget_ns, SPIN_MIN_NS);
+	cr_assert_not(spin_turn(&spin, false, false, now += TURN));
+}
+
+Test(spin, a_yield_to_nobody_is_charged, .init = spin_setup)
+{
+	unsigned n = 0;
+
+	while (spin_turn(&spin, false, false, now += TURN)) {
+		spin_yield(TURN);
+		n++;
+	}
+	cr_assert_eq(n, SPIN_MAX_NS / 4 / TURN / 2);
+}
+
+Test(spin, abstains_where_another_keeps_the_cpu, .init = spin_setup)
+{
+	cr_assert(spin_turn(&spin, false, false, now += TURN));
+	spin_yield(SPIN_HOG_NS);
+	cr_assert_not(spin_turn(&spin, true, false, now += TURN));
+	cr_assert(spin_turn(&spin, true, true, now), "patience does not");
+	now += SPIN_ABSTAIN_MIN_NS - TURN - 1;
+	cr_assert_not(spin_turn(&spin, true, false, now));
+	cr_assert(spin_turn(&spin, true, false, now + 1));
+}
+
+/* It finds the CPU taken @ns after it could spin again. Returns for how long it abstains then. */
+static uint64_t abstain_after(uint64_t ns)
+{
+	now = spin.abstain_until_ns + ns - SPIN_HOG_NS;
+	spin_turn(&spin, true, false, now);
+	spin_yield(SPIN_HOG_NS);
+	return spin.abstain_until_ns - now;
+}
+
+Test(spin, abstains_for_longer_where_it_goes_on, .init = spin_setup)
+{
+	uint64_t expected = SPIN_ABSTAIN_MIN_NS;
+
+	cr_assert_eq(abstain_after(10ull * SPIN_ABSTAIN_MAX_NS), expected, "the first time");
+	for (unsigned i = 0; i < 20; i++) {
+		expected = expected < SPIN_ABSTAIN_MAX_NS / 2 ? 2 * expected : SPIN_ABSTAIN_MAX_NS;
+		cr_assert_eq(abstain_after(2 * spin.abstain_ns - 1), expected);
+	}
+	cr_assert_eq(expected, SPIN_ABSTAIN_MAX_NS);
+	cr_assert_eq(abstain_after(2 * spin.abstain_ns), SPIN_ABSTAIN_MIN_NS, "it was long free");
 }
 
 Test(spin, patience_is_not_taught, .init = spin_setup)
