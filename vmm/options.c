@@ -365,7 +365,7 @@ static const struct cmdline_option machine_options[] = {
 	 "a virtio NIC on the overlay; without mac= an address derived from the name, without mtu= the "
 	 "largest that every link carries; queues: pairs of queues, 1 to 16 (default: one for each virtual "
 	 "CPU); mode: guest: the guest rings a doorbell, vmm: the sidecar polls, auto (default): by rate, with "
-	 "up=FRAMES (141), down=FRAMES (35), flood=FRAMES (1000), window=US (10000), dwell=US (50000); "
+	 "up=FRAMES (20), down=FRAMES (5), flood=FRAMES (1000), window=US (10000), dwell=US (50000); "
 	 "irq=batch|early: interrupt the guest when frames are there (default), or already when they are seen; coalesce=US: the interrupt "
 	 "that says that frames have left may wait so long (100); doorbell=eventfd|inline: the guest's "
 	 "ring wakes the sidecar (default), or its vCPU sends by itself while the sidecar sleeps; may be "

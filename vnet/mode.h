@@ -23,14 +23,15 @@ struct mode_rules {
 };
 
 /*
- * Measured by `weft-bench calibrate` on a 2-core host under kvm_pvm: from about 14,000 frames a
- * second on VMM-driven queues cost less there, round trip and CPU time of a frame together. From
- * 100,000 on a sidecar that never sleeps was faster in each cell of `weft-bench modes`.
+ * Measured by `weft-bench calibrate` on a 2-core host under kvm_pvm: VMM-driven queues shorten the
+ * round trips of a program that waits for each answer, and sends 40 to 60 frames in a window. From
+ * 100,000 frames a second on a sidecar that never sleeps was faster in each cell of `weft-bench
+ * modes`.
  */
 #define MODE_RULES_DEFAULT                                                                         \
 	((struct mode_rules){.policy = MODE_AUTO,                                                  \
-			     .up = 141,                                                            \
-			     .down = 35,                                                           \
+			     .up = 20,                                                             \
+			     .down = 5,                                                            \
 			     .flood = 1000,                                                        \
 			     .window_ns = 10000000,                                                \
 			     .dwell_ns = 50000000})

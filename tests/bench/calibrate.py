@@ -14,6 +14,10 @@ has learnt to pay. What is judged is the time that a frame costs: its round trip
 threshold is put where following it costs least over the whole ladder: guest-driven on the steps below, VMM-driven on those
 above. Relative costs are added, so that one noisy step does not decide. `down` is a part of `up`, or a load near it would flap.
 
+A program that waits for each answer, and sends as soon as it has it, has a rate that follows from the round trip. It is no step of
+the ladder, and costs only time. If its round trips are shorter with VMM-driven queues, then `up` is not more than half of
+the frames that it sends with guest-driven ones: what slows it down somewhat does not make it slower still.
+
 Samples of all kinds are taken in turn.
 """
 import math
@@ -77,7 +81,7 @@ class Sampler:
         self.rounds = rounds_of(options)
         self.quiet = Quiet(ONCE_S, PATIENCE_S if options.patience is None else options.patience)
         self.busy = 0
-        self.progress = Progress(self.rounds * (len(RATES) * len(DRIVEN) + 2 * len(doorbells)))
+        self.progress = Progress(self.rounds * ((len(RATES) + 1) * len(DRIVEN) + 2 * len(doorbells)))
 
     def take(self, what, sample, *arguments):
         self.progress.step(what)
@@ -91,7 +95,7 @@ class Sampler:
             for doorbell, taken in samples.items():
                 net = with_doorbell("mode=guest", doorbell)
                 values = self.take("doorbells", parts_sample, f"{net},coalesce=0")
-                values[TRIP] = self.take("round trips", round_trips, self.directory, net, TRIPS)
+                values[TRIP] = self.take("round trips", round_trips, self.directory, net, TRIPS, 0)
                 taken.append(values)
         return {doorbell: medians(taken) for doorbell, taken in samples.items()}
 
@@ -103,6 +107,15 @@ class Sampler:
                 what = f"round {number + 1}: {rate} round trips a second, {driven}-driven"
                 taken.append(self.take(what, load, self.directory, with_doorbell(DRIVEN[driven], doorbell), rate, SECONDS, WORK_NS))
         return [{driven: medians(samples[rate, driven]) for driven in DRIVEN} for rate in RATES]
+
+    def waiting(self, doorbell):
+        """{driven: us} of round trips that follow each other at once."""
+        samples = {driven: [] for driven in DRIVEN}
+        for _ in range(self.rounds):
+            for driven, taken in samples.items():
+                what = f"one round trip after the other, {driven}-driven"
+                taken.append(self.take(what, round_trips, self.directory, with_doorbell(DRIVEN[driven], doorbell), TRIPS, WORK_NS))
+        return {driven: statistics.median(taken) for driven, taken in samples.items()}
 
 
 def medians(samples):
@@ -127,17 +140,20 @@ def crossing(guest_costs, vmm_costs):
     return min(range(len(guest_costs) + 1), key=regret)
 
 
-def thresholds(frames, steps):
-    """(up, down): up in the middle between two steps; beyond the ladder's end, a step further."""
+def thresholds(frames, steps, waiting):
+    """(up, down): up in the middle between two steps; beyond the ladder's end, a step further. Lower for who waits for answers."""
     below = frames[steps - 1] if steps else frames[0] ** 2 / frames[1]
     above = frames[steps] if steps < len(frames) else frames[-1] ** 2 / frames[-2]
-    up = max(round(math.sqrt(below * above)), 2)
+    up = math.sqrt(below * above)
+    if waiting["vmm"] * MUST_SAVE < waiting["guest"]:
+        up = min(up, WINDOW_S * 1e6 / waiting["guest"] / 2)
+    up = max(round(up), 2)
     return up, max(up // DOWN_BY, 1)
 
 
 def estimate(options):
     """Seconds that it takes on a quiet machine."""
-    return rounds_of(options) * (len(RATES) * len(DRIVEN) * SAMPLE_S + 2 * len(DOORBELLS) * PARTS_S)
+    return rounds_of(options) * ((len(RATES) + 1) * len(DRIVEN) * SAMPLE_S + 2 * len(DOORBELLS) * PARTS_S)
 
 
 def run(directory, options):
@@ -147,13 +163,14 @@ def run(directory, options):
     costs = sampler.doorbell_costs()
     doorbell = doorbell_best(costs)
     ladder = sampler.ladder(doorbell)
+    waiting = sampler.waiting(doorbell)
     sampler.progress.end()
     steps = crossing(*([cost(step[driven]) for step in ladder] for driven in ("guest", "vmm")))
     frames = [round(rate * WINDOW_S) for rate in RATES]
-    up, down = thresholds(frames, steps)
+    up, down = thresholds(frames, steps, waiting)
     return {"doorbells": {name or DOORBELLS[0]: values for name, values in costs.items()}, "doorbell": doorbell,
             "ladder": [{"frames": each, "rate": rate, **step} for each, rate, step in zip(frames, RATES, ladder)],
-            "guest_driven_steps": steps, "up": up, "down": down, "busy_samples": sampler.busy,
+            "waiting": waiting, "guest_driven_steps": steps, "up": up, "down": down, "busy_samples": sampler.busy,
             "options": with_doorbell(f"mode=auto,up={up},down={down}", doorbell)}
 
 
@@ -175,11 +192,17 @@ def ladder_print(ladder):
         print(f"{line}   {min(DRIVEN, key=lambda driven: cost(step[driven]))}")
 
 
+def waiting_print(waiting):
+    print(f"{'at once':<16}" + "".join(f"{waiting[driven]:12.0f}{'':18}" for driven in DRIVEN)
+          + f"   {min(waiting, key=waiting.get)}")
+
+
 def show(results):
     """Print the results."""
     doorbells_print(results["doorbells"])
     ladder_print(results["ladder"])
-    if results["guest_driven_steps"] == len(results["ladder"]):
+    waiting_print(results["waiting"])
+    if results["guest_driven_steps"] == len(results["ladder"]) and min(results["waiting"], key=results["waiting"].get) == "guest":
         print("\nVMM-driven queues never paid here: mode=guest would do as well.")
     print(f"\nMedians; samples taken although the CPUs were not quiet: {results['busy_samples']}")
     print(f"For this host:\n  --net {results['options']}")

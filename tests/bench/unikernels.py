@@ -59,9 +59,9 @@ class Unikernels:
         return json.loads(self.client.output().splitlines()[-1])
 
 
-def round_trips(directory, net, count):
+def round_trips(directory, net, count, work_ns):
     """Microseconds of a round trip, one after the other."""
-    with Unikernels(directory, net, f"test=pingpong count={count}") as pair:
+    with Unikernels(directory, net, f"test=pingpong count={count}", work_ns) as pair:
         return pair.report()["p50_ns"] / 1e3
 
 

@@ -126,6 +126,7 @@ class Figures(unittest.TestCase):
 
 class Thresholds(unittest.TestCase):
     FRAMES = (10, 100, 1000)
+    ALIKE = {"guest": 200, "vmm": 200}
 
     def crossing(self, guest_driven, vmm_driven):
         return calibrate.crossing(guest_driven, vmm_driven)
@@ -140,12 +141,18 @@ class Thresholds(unittest.TestCase):
         self.assertEqual(self.crossing((10, 10, 10, 30, 30), (30, 9, 30, 10, 10)), 3)
 
     def test_thresholds_lie_between_steps_and_apart(self):
-        self.assertEqual(calibrate.thresholds(self.FRAMES, 1), (32, 8))
-        self.assertEqual(calibrate.thresholds(self.FRAMES, 0), (3, 1))
-        self.assertEqual(calibrate.thresholds(self.FRAMES, 3), (3162, 790))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 1, self.ALIKE), (32, 8))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 0, self.ALIKE), (3, 1))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 3, self.ALIKE), (3162, 790))
         for steps in range(4):
-            up, down = calibrate.thresholds((1, 2, 3), steps)
+            up, down = calibrate.thresholds((1, 2, 3), steps, self.ALIKE)
             self.assertLess(down, up)
+
+    def test_who_waits_for_answers_reaches_up(self):
+        shorter = {"guest": 250, "vmm": 200}  # 40 in a window
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 3, shorter), (20, 5))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 0, shorter), (3, 1))
+        self.assertEqual(calibrate.thresholds(self.FRAMES, 3, {"guest": 10000, "vmm": 200})[0], 2)
 
 
 @needs_kvm
@@ -159,6 +166,7 @@ class Calibrate(VmTest):
             for driven in calibrate.DRIVEN:
                 self.assertGreater(step[driven]["trip_us"], 0)
                 self.assertGreater(step[driven]["cpu_us"], 0)
+        self.assertGreater(min(found["waiting"].values()), 0)
         self.assertEqual(self.hello("--net", found["options"]).wait(), 0)
 
 
