@@ -79,6 +79,7 @@ class Contestant:
     largest = True   # can carry the largest MTU
     one_cpu = False  # is measured on one CPU, too
     asked = ""       # only where --only has this, or a part of it
+    settle_s = 0.05  # after a sample, until all of it sleeps
 
     def __init__(self, lab, number, phase):
         self.lab, self.number, self.phase = lab, number, phase
@@ -256,6 +257,7 @@ class WeftGuestDriven(WeftUdp):
 class WeftVmmDriven(WeftUdp):
     name, net = "vmm", ",mode=vmm"
     about = "weft udp, VMM-driven: the VMM polls"
+    settle_s = 1.05  # it polls for a second before it sleeps
 
 
 class WeftEth(Weft):

@@ -3,7 +3,7 @@
 
 Theory of operation: the run has a phase for each pair of MTUs, and one in which everything shares a CPU. In a phase all
 contestants run at once. A round takes one sample of each cell from each contestant, so that what changes on the machine meanwhile
-meets all of them. A sample waits until the CPUs are quiet, which they are if they were after the sample before it; if they are
+meets all of them; every other round goes backwards, so that nobody always comes after the same one. A sample waits until the CPUs are quiet, which they are if they were after the sample before it; if they are
 not quiet afterwards, when every contestant should have gone to sleep, somebody else was at work: the sample is dropped and taken
 again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of a cell is left out of
 that cell.
@@ -25,7 +25,6 @@ from machine import LOOK_S, Progress, Quiet
 
 RETRIES = 2
 FAILURES_MAX = 3
-SETTLE_S = 0.05       # after a sample, until everyone sleeps
 BEGIN_S = 2           # to start a phase's contestants, each
 FAILURES = (CommandError, AssertionError, OSError, subprocess.SubprocessError, json.JSONDecodeError, KeyError, StopIteration)
 FULL = {"rounds": 7, "seconds": 1, "once": 10, "patience": 600, "limit": float("inf"), "retries": RETRIES}
@@ -97,8 +96,8 @@ class Run:
 
     def estimate(self):
         """Seconds of a run on a quiet machine."""
-        samples = sum(cell.length * self.options["seconds"] + cell.extra + SETTLE_S + LOOK_S
-                      for pairs in self.plan().values() for cell, _ in pairs)
+        samples = sum(cell.length * self.options["seconds"] + cell.extra + cls.settle_s + LOOK_S
+                      for pairs in self.plan().values() for cell, cls in pairs)
         starts = sum(len({cls for _, cls in pairs}) for pairs in self.plan().values()) * BEGIN_S
         return min(samples * self.options["rounds"], self.options["limit"]) + starts
 
@@ -152,7 +151,7 @@ class Run:
     def phase_run(self, phase, pairs, started, end):
         """The first round is taken whole, however long it takes."""
         for number in range(self.options["rounds"]):
-            for cell, cls in pairs:
+            for cell, cls in reversed(pairs) if number % 2 else pairs:
                 key = phase, cell.name, cls
                 self.progress.step(f"{phase.title}, round {number + 1}, {cell.name}: {cls.name}")
                 if cls not in started or self.out.get(key, 0) >= FAILURES_MAX or number and time.monotonic() > end:
@@ -169,7 +168,7 @@ class Run:
             before = self.was_quiet or self.quiet.wait()
             self.was_quiet = False
             values = cell.sample(contestant, cell.length * self.options["seconds"])
-            time.sleep(SETTLE_S)
+            time.sleep(contestant.settle_s)
             self.was_quiet = self.quiet.now()
             if before and self.was_quiet:
                 return values
