@@ -9,7 +9,7 @@
  *   - nothing came: half of it, down to SPIN_MIN_NS.
  *
  * Between turns it yields, for the thread whose work it waits for may want the same CPU: a guest
- * that answers what it was sent, and then halts. That time is not charged. But a thread that keeps
+ * that answers what it was sent, and then halts. What that takes is not charged. But one that keeps
  * the CPU for SPIN_HOG_NS computes, or polls itself, and a loop that merely yields to it comes back
  * a time slice later, whereas one that sleeps is woken at once. So it does without spinning then,
  * for SPIN_ABSTAIN_MIN_NS at first, and for twice as long, up to SPIN_ABSTAIN_MAX_NS, each time
