@@ -69,6 +69,13 @@ class Figures(unittest.TestCase):
         found = {each["metric"]: (each["better"], each["auto"]) for each in modes.ratios(table.rows())}
         self.assertEqual(found, {"TCP stream": ("vmm", 0.9), "UDP round trip p50": ("guest", 0.5)})
 
+    def test_auto_is_judged_by_all_samples(self):
+        table = network.Table(network.contestants.BY_MODE)
+        for contestant, values in ("vmm", (10, 20, 100)), ("guest", (1, 1, 1)), ("auto", (100, 10, 20)):
+            for value in values:
+                table.add(PHASES[0], contestant, {"TCP stream": value})
+        self.assertEqual([each["auto"] for each in modes.ratios(table.rows())], [1])
+
     def test_tables(self):
         """What a document says is what was measured; what was not is no failure."""
         self.add("weft udp", 10)
