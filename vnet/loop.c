@@ -596,7 +596,8 @@ static void polls_run(struct loop *loop)
 	loop->spinning = spin_turn(&loop->spin, found, patient, now) && loop->polls;
 	if (loop->spinning && !found) {
 		sched_yield();
-		spin_yielded(&loop->spin, loop_now());
+		if (!patient)
+			spin_yielded(&loop->spin, loop_now());
 	}
 }
 

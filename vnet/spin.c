@@ -9,11 +9,12 @@
  *   - nothing came: half of it, down to SPIN_MIN_NS.
  *
  * Between turns it yields, for the thread whose work it waits for may want the same CPU: a guest
- * that answers what it was sent, and then halts. What that takes is not charged. But one that keeps
- * the CPU for SPIN_HOG_NS computes, or polls itself, and a loop that merely yields to it comes back
- * a time slice later, whereas one that sleeps is woken at once. So it does without spinning then,
- * for SPIN_ABSTAIN_MIN_NS at first, and for twice as long, up to SPIN_ABSTAIN_MAX_NS, each time
- * that it finds the CPU taken soon after it tried again.
+ * that answers what it was sent, and then halts. What that takes is not charged, up to
+ * SPIN_LENT_MAX_NS until work is found. But one that keeps the CPU for SPIN_HOG_NS computes, or
+ * polls itself, and a loop that merely yields to it comes back a time slice later, whereas one that
+ * sleeps is woken at once. So it does without spinning then, for SPIN_ABSTAIN_MIN_NS at first, and
+ * for twice as long, up to SPIN_ABSTAIN_MAX_NS, each time that it finds the CPU taken soon after it
+ * tried again.
  *
  * The budget is given anew only by work that was found: what wakes the loop for other reasons buys
  * no spinning.
@@ -39,7 +40,7 @@ void spin_init(struct spin *spin)
 
 void spin_begin(struct spin *spin)
 {
-	spin->spent_ns = 0;
+	spin->spent_ns = spin->lent_ns = 0;
 	spin->slept = true;
 }
 
@@ -69,7 +70,7 @@ bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns)
 	if (found) {
 		if (!patient)
 			turn_found(spin, slept, passed);
-		spin->spent_ns = 0;
+		spin->spent_ns = spin->lent_ns = 0;
 	} else if (!slept && patient) {
 		spin->spent_ns += passed;
 	} else if (!slept) {
@@ -88,6 +89,9 @@ void spin_yielded(struct spin *spin, uint64_t now_ns)
 	if (passed < SPIN_YIELD_NS)
 		return;
 	spin->last_ns = now_ns;
+	spin->lent_ns += passed;
+	if (spin->lent_ns >= SPIN_LENT_MAX_NS || passed >= SPIN_HOG_NS)
+		spin->spent_ns = spin->budget_ns;
 	if (passed < SPIN_HOG_NS)
 		return;
 	spin->abstain_ns = again ? 2 * spin->abstain_ns : SPIN_ABSTAIN_MIN_NS;

@@ -10,7 +10,8 @@
 	20000u /* the least a loop spins: what a wake-up costs, so that at worst both are paid */
 #define SPIN_MAX_NS	    200000u	/* the most it learns to */
 #define SPIN_PATIENT_NS	    1000000000u /* when it was told to */
-#define SPIN_YIELD_NS	    5000u     /* a yield that takes less found nobody who wanted the CPU */
+#define SPIN_YIELD_NS	    5000u /* a yield that takes less found nobody who wanted the CPU */
+#define SPIN_LENT_MAX_NS    1000000u
 #define SPIN_HOG_NS	    500000u   /* longer than a guest needs to answer a frame */
 #define SPIN_ABSTAIN_MIN_NS 10000000u /* without spinning, where a thread keeps the CPU so long */
 #define SPIN_ABSTAIN_MAX_NS 1000000000u
@@ -18,6 +19,7 @@
 struct spin {
 	uint64_t budget_ns; /* may be spent in turns that find nothing */
 	uint64_t spent_ns;
+	uint64_t lent_ns;	   /* to others, since work was last found */
 	uint64_t last_ns;	   /* the last turn, or when it had the CPU back after it */
 	uint64_t abstain_ns;	   /* how long it went without spinning last */
 	uint64_t abstain_until_ns; /* and until when */
@@ -38,7 +40,8 @@ void spin_begin(struct spin *spin);
  */
 bool spin_turn(struct spin *spin, bool found, bool patient, uint64_t now_ns);
 
-/* spin_yielded - the loop has offered the CPU to others since the last turn, until now. */
+/* spin_yielded - the loop has offered the CPU to others since the last turn, until now. Not for a
+ * patient one. */
 void spin_yielded(struct spin *spin, uint64_t now_ns);
 
 /* spin_slept - the loop goes to sleep now. */

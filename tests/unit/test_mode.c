@@ -321,9 +321,22 @@ Test(spin, what_others_need_is_not_charged, .init = spin_setup)
 {
 	for (unsigned i = 0; i < SPIN_MAX_NS / 4 / TURN - 1; i++) {
 		cr_assert(spin_turn(&spin, false, false, now += TURN));
-		spin_yield(SPIN_HOG_NS - 1);
+		spin_yield(SPIN_LENT_MAX_NS / 50 - 1);
 	}
 	cr_assert_not(spin_turn(&spin, false, false, now += TURN));
+}
+
+Test(spin, what_is_lent_has_a_limit, .init = spin_setup)
+{
+	unsigned n = 0;
+
+	while (spin_turn(&spin, false, false, now += TURN)) {
+		spin_yield(SPIN_LENT_MAX_NS / 5);
+		n++;
+	}
+	cr_assert_eq(n, 5);
+	cr_assert_eq(spin.abstain_ns, 0, "nobody kept the CPU");
+	cr_assert(spin_turn(&spin, true, false, now += TURN), "work buys anew");
 }
 
 Test(spin, a_yield_to_nobody_is_charged, .init = spin_setup)
@@ -346,6 +359,15 @@ Test(spin, abstains_where_another_keeps_the_cpu, .init = spin_setup)
 	now += SPIN_ABSTAIN_MIN_NS - TURN - 1;
 	cr_assert_not(spin_turn(&spin, true, false, now));
 	cr_assert(spin_turn(&spin, true, false, now + 1));
+}
+
+Test(spin, a_wake_up_without_work_after_that_buys_none, .init = spin_setup)
+{
+	cr_assert(spin_turn(&spin, false, false, now += TURN));
+	spin_yield(SPIN_HOG_NS);
+	cr_assert_not(spin_turn(&spin, false, false, now += TURN));
+	spin_slept(&spin);
+	cr_assert_not(spin_turn(&spin, false, false, now += 2 * SPIN_ABSTAIN_MIN_NS));
 }
 
 /* It finds the CPU taken @ns after it could spin again. Returns for how long it abstains then. */
