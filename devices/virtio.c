@@ -41,18 +41,34 @@ static void coalesce_expired(struct loop_timer *timer)
 	queue_tell(timer->context, container_of(timer, struct virtio_queue, coalesce));
 }
 
-/* A single entry is not what a sender waits for: it may send more before that one is done. */
-static uint64_t coalesce_wait(const struct virtio_queue *q)
+/* Never beyond COALESCE_WAITS times coalesce_ns after the first of those that wait was shown. */
+static void coalesce_arm(struct virtio_device *dev, struct virtio_queue *q, uint64_t now)
 {
-	return virtqueue_untold(&q->ring) > 1 ? q->coalesce_ns : COALESCE_WAITS * q->coalesce_ns;
-}
+	uint64_t end = q->untold_ns + COALESCE_WAITS * q->coalesce_ns;
+	uint64_t expiry = q->lone ? end : now + q->coalesce_ns;
 
-static void coalesce_begin(struct virtio_device *dev, struct virtio_queue *q)
-{
+	if (expiry > end)
+		expiry = end;
 	q->coalesce.expired = coalesce_expired;
 	q->coalesce.context = dev;
-	q->untold_ns = loop_now();
-	loop_arm(dev->loop, &q->coalesce, coalesce_wait(q));
+	loop_arm(dev->loop, &q->coalesce, expiry > now ? expiry - now : 0);
+}
+
+/* Entries were shown, and @waiting ones before them are untold. One that went by itself is hardly
+ * what a sender waits for, which may send more meanwhile; the last one of several may be. */
+static void coalesce(struct virtio_device *dev, struct virtio_queue *q, uint16_t waiting)
+{
+	uint64_t now = loop_now();
+	bool lone = virtqueue_untold(&q->ring) == 1 &&
+		    (!q->shown_ns || now - q->shown_ns >= q->coalesce_ns);
+
+	q->shown_ns = now;
+	if (!waiting)
+		q->untold_ns = now;
+	else if (!q->lone && q->coalesce.armed)
+		return;
+	q->lone = lone;
+	coalesce_arm(dev, q, now);
 }
 
 void virtio_queue_publish(struct virtio_device *dev, unsigned index)
@@ -62,20 +78,23 @@ void virtio_queue_publish(struct virtio_device *dev, unsigned index)
 
 	virtqueue_settle(&q->ring);
 	waiting = virtqueue_untold(&q->ring);
+	if (!waiting)
+		loop_disarm(&q->coalesce);
 	if (!virtqueue_show(&q->ring))
 		return;
 	if (!q->coalesce_ns || virtqueue_untold(&q->ring) >= q->ring.size / 2)
 		queue_tell(dev, q);
-	else if (waiting <= 1 || !q->coalesce.armed)
-		coalesce_begin(dev, q);
+	else
+		coalesce(dev, q, waiting);
 }
 
 void virtio_queue_postpone(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_queue *q = &dev->queues[index];
+	uint64_t now = loop_now();
 
-	if (q->coalesce.armed && loop_now() - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
-		loop_arm(dev->loop, &q->coalesce, coalesce_wait(q));
+	if (q->coalesce.armed && now - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
+		coalesce_arm(dev, q, now);
 }
 
 void virtio_queue_interrupt_early(struct virtio_device *dev, unsigned index)

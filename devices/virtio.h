@@ -50,6 +50,8 @@ struct virtio_queue {
 	uint64_t coalesce_ns; /* how long; set by the device; 0: not at all */
 	struct loop_timer coalesce;
 	uint64_t untold_ns; /* since when one waits */
+	uint64_t shown_ns;  /* when entries were last shown; 0: never */
+	bool lone;	    /* what waits was shown by itself */
 	/* Counters, sidecar. */
 	uint64_t kicks;      /* doorbells that the guest rang */
 	uint64_t doorbells;  /* visits that they led to */
@@ -90,8 +92,8 @@ static inline bool virtio_has(const struct virtio_device *dev, unsigned bit)
 
 /*
  * virtio_queue_publish - show pushed entries to the driver and interrupt it if it asked for that: at once,
- * or, on a queue with coalesce_ns, after that time (COALESCE_WAITS times as long for a single entry) or half a
- * ring, if it has not seen them until then. Sidecar.
+ * or, on a queue with coalesce_ns, after that time (COALESCE_WAITS times as long for an entry that was
+ * shown by itself) or half a ring, if it has not seen them until then. Sidecar.
  */
 void virtio_queue_publish(struct virtio_device *dev, unsigned index);
 

@@ -109,7 +109,7 @@ void virtqueue_stop(struct virtqueue *vq)
 	vq->avail = NULL;
 	vq->used = NULL;
 	vq->avail_next = vq->avail_seen = 0;
-	vq->used_next = vq->used_shown = 0;
+	vq->used_next = vq->used_shown = vq->used_told = 0;
 }
 
 void virtqueue_break(struct virtqueue *vq, const char *why)

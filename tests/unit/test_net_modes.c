@@ -345,23 +345,40 @@ Test(net_modes, a_driver_that_looked_meanwhile_is_not_told)
 Test(net_modes, what_the_driver_does_not_wait_for_does_not_count)
 {
 	begin_coalescing(NEVER_NS);
-	ring_driver_interrupts(&rig.rings[TX], true, RING / 2); /* it waits for entry RING / 2 */
-	cr_assert_eq(tx_interrupts_after(RING / 2), 0);
-	tx_used(RING / 2);
+	ring_driver_interrupts(&rig.rings[TX], true, RING / 4); /* it waits for that entry */
+	cr_assert_eq(tx_interrupts_after(RING / 4), 0);
+	tx_used(RING / 4);
 	cr_assert_eq(tx_interrupts_after(RING / 2 - 1), 0, "half a ring since then");
 	cr_assert_eq(tx_interrupts_after(1), 1);
 	end();
 }
 
-Test(net_modes, a_single_frame_waits_longer)
+Test(net_modes, a_frame_by_itself_waits_longer)
 {
 	struct virtio_queue *q;
+	uint64_t since;
 
 	begin_coalescing(NEVER_NS);
 	q = &rig.dev->queues[TX];
 	tx_interrupts_after(1);
 	cr_assert_gt(q->coalesce.expiry_ns, loop_now() + 9 * NEVER_NS);
+	since = q->untold_ns;
 	tx_interrupts_after(1);
+	cr_assert_leq(q->coalesce.expiry_ns, loop_now() + NEVER_NS);
+	cr_assert_eq(q->untold_ns, since, "the first one waits on");
+	end();
+}
+
+Test(net_modes, the_last_one_of_several_does_not)
+{
+	struct virtio_queue *q;
+
+	begin_coalescing(NEVER_NS);
+	q = &rig.dev->queues[TX];
+	ring_driver_interrupts(&rig.rings[TX], true, 2);
+	tx_interrupts_after(3);
+	cr_assert_eq(virtqueue_untold(&q->ring), 1);
+	cr_assert(q->coalesce.armed);
 	cr_assert_leq(q->coalesce.expiry_ns, loop_now() + NEVER_NS);
 	end();
 }
@@ -374,7 +391,7 @@ Test(net_modes, received_frames_let_it_wait_on_but_not_for_ever)
 	begin_coalescing(NEVER_NS);
 	q = &rig.dev->queues[TX];
 	rx_post(2);
-	tx_interrupts_after(1);
+	tx_interrupts_after(2);
 	expiry = q->coalesce.expiry_ns;
 	rx_send(1);
 	cr_assert_gt(q->coalesce.expiry_ns, expiry);
