@@ -24,9 +24,10 @@ struct mode_rules {
 
 /*
  * Measured by `weft-bench calibrate` on a 2-core host under kvm_pvm: VMM-driven queues shorten the
- * round trips of a program that waits for each answer, and sends 40 to 60 frames in a window. From
- * 100,000 frames a second on a sidecar that never sleeps was faster in each cell of `weft-bench
- * modes`.
+ * round trips of a program that waits for each answer, and sends 40 to 60 frames in a window. The
+ * price is CPU time: a frame of a load that keeps such a rate by itself needs up to 1.7 times as
+ * much. From 100,000 frames a second on a sidecar that never sleeps was faster in each cell of
+ * `weft-bench modes`.
  */
 #define MODE_RULES_DEFAULT                                                                         \
 	((struct mode_rules){.policy = MODE_AUTO,                                                  \

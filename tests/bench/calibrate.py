@@ -140,12 +140,17 @@ def crossing(guest_costs, vmm_costs):
     return min(range(len(guest_costs) + 1), key=regret)
 
 
+def polling_shortens(waiting):
+    """Whether it pays for who waits for each answer."""
+    return waiting["vmm"] * MUST_SAVE < waiting["guest"]
+
+
 def thresholds(frames, steps, waiting):
     """(up, down): up in the middle between two steps; beyond the ladder's end, a step further. Lower for who waits for answers."""
     below = frames[steps - 1] if steps else frames[0] ** 2 / frames[1]
     above = frames[steps] if steps < len(frames) else frames[-1] ** 2 / frames[-2]
     up = math.sqrt(below * above)
-    if waiting["vmm"] * MUST_SAVE < waiting["guest"]:
+    if polling_shortens(waiting):
         up = min(up, WINDOW_S * 1e6 / waiting["guest"] / 2)
     up = max(round(up), 2)
     return up, max(up // DOWN_BY, 1)
@@ -202,7 +207,7 @@ def show(results):
     doorbells_print(results["doorbells"])
     ladder_print(results["ladder"])
     waiting_print(results["waiting"])
-    if results["guest_driven_steps"] == len(results["ladder"]) and min(results["waiting"], key=results["waiting"].get) == "guest":
+    if results["guest_driven_steps"] == len(results["ladder"]) and not polling_shortens(results["waiting"]):
         print("\nVMM-driven queues never paid here: mode=guest would do as well.")
     print(f"\nMedians; samples taken although the CPUs were not quiet: {results['busy_samples']}")
     print(f"For this host:\n  --net {results['options']}")
