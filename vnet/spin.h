@@ -10,8 +10,8 @@
 	20000u /* the least a loop spins: what a wake-up costs, so that at worst both are paid */
 #define SPIN_MAX_NS	    200000u	/* the most it learns to */
 #define SPIN_PATIENT_NS	    1000000000u /* when it was told to */
-#define SPIN_YIELD_NS	    5000u /* a yield that takes less found nobody who wanted the CPU */
-#define SPIN_LENT_MAX_NS    1000000u
+#define SPIN_YIELD_NS	    5000u     /* a yield that takes less found nobody who wanted the CPU */
+#define SPIN_LENT_MAX_NS    1000000u  /* lent to others without work: enough, the loop sleeps */
 #define SPIN_HOG_NS	    500000u   /* longer than a guest needs to answer a frame */
 #define SPIN_ABSTAIN_MIN_NS 10000000u /* without spinning, where a thread keeps the CPU so long */
 #define SPIN_ABSTAIN_MAX_NS 1000000000u
