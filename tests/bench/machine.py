@@ -2,7 +2,8 @@
 """The machine that measures: its processors' time, and whether they are free.
 
 A sample says something about the contestant only if nobody else had work. Quiet.wait() waits for that, but not for ever: the
-waiting of a whole run is bounded, and once that is used up samples are taken all the same and counted as busy.
+waiting of a whole run is bounded, and once that is used up samples are taken all the same and counted as busy. Others on the
+machine below, where this one is a virtual machine itself, show as stolen time.
 """
 import os
 import resource
@@ -14,6 +15,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IDLE_SHARE = 0.9   # of all CPUs, to count as quiet
 LOOK_S = 0.15      # how long a look at the CPUs takes
+STOLEN_SHARE = 0.01  # of the time of all CPUs during a sample, at most, to count as quiet
 STEAL = 7          # of /proc/stat: what the hypervisor gave to others
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -33,6 +35,12 @@ def cpu_busy():
     """Seconds that all CPUs have worked, kernel and guests included."""
     total, idle, stolen = cpu_times()
     return total - idle - stolen
+
+
+def stolen_share(since):
+    """What the hypervisor gave to others, of the time of all CPUs since these cpu_times()."""
+    total, _, stolen = (now - then for now, then in zip(cpu_times(), since))
+    return stolen / max(total, 1 / TICKS)
 
 
 def process_seconds(pids):

@@ -3,10 +3,10 @@
 
 Theory of operation: the run has a phase for each pair of MTUs, and one in which everything shares a CPU. In a phase all
 contestants run at once. A round takes one sample of each cell from each contestant, so that what changes on the machine meanwhile
-meets all of them; every other round goes backwards, so that nobody always comes after the same one. A sample waits until the CPUs are quiet, which they are if they were after the sample before it; if they are
-not quiet afterwards, when every contestant should have gone to sleep, somebody else was at work: the sample is dropped and taken
-again, RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of a cell is left out of
-that cell.
+meets all of them; every other round goes backwards, so that nobody always comes after the same one. A sample waits until the CPUs
+are quiet, which they are if they were after the sample before it; if they are not quiet afterwards, when every contestant should
+have gone to sleep, or if the hypervisor took CPUs away meanwhile, somebody else was at work: the sample is dropped and taken again,
+RETRIES times, and then kept and counted as busy. A contestant that fails FAILURES_MAX samples of a cell is left out of that cell.
 """
 import contextlib
 import json
@@ -21,7 +21,7 @@ import contestants
 import report
 from cells import ALL_PHASES, CELLS, metric_of
 from hosts import CommandError
-from machine import LOOK_S, Progress, Quiet
+from machine import LOOK_S, STOLEN_SHARE, Progress, Quiet, cpu_times, stolen_share
 
 RETRIES = 2
 FAILURES_MAX = 3
@@ -167,10 +167,12 @@ class Run:
         for left in reversed(range(self.options["retries"] + 1)):
             before = self.was_quiet or self.quiet.wait()
             self.was_quiet = False
+            begin = cpu_times()
             values = cell.sample(contestant, cell.length * self.options["seconds"])
+            undisturbed = before and stolen_share(begin) <= STOLEN_SHARE
             time.sleep(contestant.settle_s)
             self.was_quiet = self.quiet.now()
-            if before and self.was_quiet:
+            if undisturbed and self.was_quiet:
                 return values
             if not left or self.quiet.left <= 0:
                 break

@@ -131,6 +131,22 @@ class Figures(unittest.TestCase):
         self.assertTrue(quiet.wait())
 
 
+    def test_what_others_took_is_seen(self):
+        times = iter(((100.0, 50.0, 1.0), (104.0, 50.0, 2.0)))
+        with unittest.mock.patch.object(machine, "cpu_times", lambda: next(times)):
+            self.assertEqual(machine.stolen_share(machine.cpu_times()), 0.25)
+
+    def test_a_sample_that_was_robbed_is_taken_again(self):
+        options = argparse.Namespace(quick=False, only=[], samples=None, patience=None, ib=None)
+        cell, contestant = unittest.mock.Mock(length=1), unittest.mock.Mock(settle_s=0)
+        for shares, dropped, busy in ((0.0,), 0, 0), ((0.5, 0.0), 1, 0), ((0.5,) * 3, 2, 1):
+            run = network.Run(None, options, network.FULL)
+            run.quiet.idle_share = lambda: 1.0
+            with unittest.mock.patch.object(network, "stolen_share", side_effect=shares):
+                run.sample(cell, contestant)
+            self.assertEqual((run.table.dropped, run.table.busy), (dropped, busy))
+
+
 class Thresholds(unittest.TestCase):
     FRAMES = (10, 100, 1000)
     ALIKE = {"guest": 200, "vmm": 200}
