@@ -367,7 +367,7 @@ static const struct cmdline_option machine_options[] = {
 	 "CPU); mode: guest: the guest rings a doorbell, vmm: the sidecar polls, auto (default): by rate, with "
 	 "up=FRAMES (20), down=FRAMES (5), flood=FRAMES (1000), window=US (10000), dwell=US (50000); "
 	 "irq=batch|early: interrupt the guest when frames are there (default), or already when they are seen; coalesce=US: the interrupt "
-	 "that says that frames have left may wait so long (100); doorbell=eventfd|inline: the guest's "
+	 "that says that frames have left may wait so long (100), ten times as long for a frame that went by itself; doorbell=eventfd|inline: the guest's "
 	 "ring wakes the sidecar (default), or its vCPU sends by itself while the sidecar sleeps; may be "
 	 "repeated",
 	 CMDLINE_REPEATABLE, take_net},
