@@ -91,9 +91,13 @@ void virtio_queue_publish(struct virtio_device *dev, unsigned index)
 void virtio_queue_postpone(struct virtio_device *dev, unsigned index)
 {
 	struct virtio_queue *q = &dev->queues[index];
-	uint64_t now = loop_now();
+	uint64_t now;
 
-	if (q->coalesce.armed && now - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
+	/* What went by itself waits as long as it may already. */
+	if (!q->coalesce.armed || q->lone)
+		return;
+	now = loop_now();
+	if (now - q->untold_ns < COALESCE_WAITS * q->coalesce_ns)
 		coalesce_arm(dev, q, now);
 }
 
