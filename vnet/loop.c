@@ -371,8 +371,7 @@ static void poll_end(struct loop *loop, const void *tag)
 		io_uring_submit_and_get_events(&loop->ring);
 }
 
-/* Ask for polls of all watches that have none in flight, but for eager ones while the loop spins.
- */
+/* Ask for polls of all watches that have none in flight; not of eager ones while the loop spins. */
 static void watches_arm(struct loop *loop)
 {
 	loop->unarmed = false;
