@@ -13,10 +13,10 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-IDLE_SHARE = 0.9   # of all CPUs, to count as quiet
-LOOK_S = 0.15      # how long a look at the CPUs takes
-STOLEN_SHARE = 0.01  # of the time of all CPUs during a sample, at most, to count as quiet
-STEAL = 7          # of /proc/stat: what the hypervisor gave to others
+IDLE_SHARE = 0.9     # of all CPUs, to count as quiet
+LOOK_S = 0.15        # how long a look at the CPUs takes
+STOLEN_SHARE = 0.01  # of all CPUs' time during a sample, at most
+STEAL = 7            # of /proc/stat: what the hypervisor gave to others
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -29,6 +29,10 @@ from cells import ONE_CPU, PHASES
 WEFT_BENCH = f"{ROOT}/tools/weft-bench"
 
 
+def network_run(only=()):
+    return network.Run(None, argparse.Namespace(quick=False, only=only, samples=None, patience=None, ib=None), network.FULL)
+
+
 class Figures(unittest.TestCase):
     def setUp(self):
         self.table = network.Table()
@@ -97,11 +101,7 @@ class Figures(unittest.TestCase):
         self.assertLessEqual(quiet.left, 0)
 
     def test_variants_are_asked_for(self):
-        def plan(only):
-            options = argparse.Namespace(quick=False, only=only, samples=None, patience=None, ib=None)
-            return network.Run(None, options, network.FULL).plan()
-
-        names = [{cls.name for pairs in plan(only).values() for _, cls in pairs}
+        names = [{cls.name for pairs in network_run(only).plan().values() for _, cls in pairs}
                  for only in ([], ["weft"], ["irq"], ["1500/stream/weft irq=early"])]
         self.assertFalse(any("=" in name for name in names[0] | names[1]))
         self.assertEqual(names[2], {f"{who} irq={when}" for who in ("weft", "netbench") for when in ("batch", "early")})
@@ -130,17 +130,15 @@ class Figures(unittest.TestCase):
         quiet.idle_share = lambda: next(shares)
         self.assertTrue(quiet.wait())
 
-
     def test_what_others_took_is_seen(self):
         times = iter(((100.0, 50.0, 1.0), (104.0, 50.0, 2.0)))
         with unittest.mock.patch.object(machine, "cpu_times", lambda: next(times)):
             self.assertEqual(machine.stolen_share(machine.cpu_times()), 0.25)
 
     def test_a_sample_that_was_robbed_is_taken_again(self):
-        options = argparse.Namespace(quick=False, only=[], samples=None, patience=None, ib=None)
         cell, contestant = unittest.mock.Mock(length=1), unittest.mock.Mock(settle_s=0)
         for shares, dropped, busy in ((0.0,), 0, 0), ((0.5, 0.0), 1, 0), ((0.5,) * 3, 2, 1):
-            run = network.Run(None, options, network.FULL)
+            run = network_run()
             run.quiet.idle_share = lambda: 1.0
             with unittest.mock.patch.object(network, "stolen_share", side_effect=shares):
                 run.sample(cell, contestant)
