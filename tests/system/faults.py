@@ -9,10 +9,13 @@ import time
 
 import tap
 from netns import Underlay
-from topology import PATIENCE, ROOT, Topology
+from topology import MIB, PATIENCE, ROOT, Topology
 from weft import Vm, wait_for
 
 MESH = {"10.0.0": (["a", "b", "c"], 1500)}
+BAD_LINES = {  # options of impair.py: bytes to send. Where a tenth is lost CUBIC waits for timeouts: 0.2 to 0.5 Mb/s, with or without TSO
+    "--loss 0.01": 2 * MIB, "--loss 0.1": MIB // 8, "--reorder 0.05": 2 * MIB, "--duplicate 0.05": 2 * MIB, "--delay 10": 2 * MIB,
+    "--loss 0.01 --reorder 0.02 --duplicate 0.02 --delay 2": 2 * MIB}
 LINE_SECONDS = 6  # a sender takes a second or two to see that frames are lost in part
 PAIR = {"10.0.0": (["a", "b"], 1500)}
 
@@ -142,13 +145,12 @@ class Lines(Topology):
         self.wait_reaches(1, 2)
 
     def test_bad_lines(self):
-        for line in (("--loss", "0.01"), ("--loss", "0.1"), ("--reorder", "0.05"), ("--duplicate", "0.05"),
-                     ("--delay", "10"), ("--loss", "0.01", "--reorder", "0.02", "--duplicate", "0.02", "--delay", "2")):
-            with self.subTest(" ".join(line)):
-                self.pair(line=line)
+        for line, size in BAD_LINES.items():
+            with self.subTest(line):
+                self.pair(line=line.split())
                 self.stream(1, 2, seconds=LINE_SECONDS)
-                self.hashed(1, 2, 2)
-                self.hashed(2, 1, 2)
+                self.hashed(1, 2, size)
+                self.hashed(2, 1, size)
             self.doCleanups_between()
 
     def test_bad_line_with_key(self):
@@ -157,7 +159,7 @@ class Lines(Topology):
             file.write(os.urandom(32).hex())
         self.pair("--key-file", "key", line=("--loss", "0.01", "--reorder", "0.02", "--duplicate", "0.05"))
         self.stream(1, 2)
-        self.hashed(1, 2, 2)
+        self.hashed(1, 2, 2 * MIB)
         drops = self.port(2, "udp://")["drops"]
         self.assertGreater(drops.get("replay", 0), 0, "duplicates are replays")
 

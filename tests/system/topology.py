@@ -12,6 +12,7 @@ from weft import ROOT, VmTest, have_kvm, linux, wait_for
 
 WEFT_CTL = f"{ROOT}/build/weft-ctl"
 STREAM_SECONDS = 2
+MIB = 1 << 20
 PATIENCE = 60  # seconds for what takes one on an idle machine
 
 
@@ -99,11 +100,11 @@ class Topology(VmTest):
             with self.subTest(f"{client} and {server} {way}"):
                 self.stream(client, server, *options)
 
-    def hashed(self, sender, receiver, mebibytes=8):
-        """Random data through a TCP connection arrives as it was. nc ends its half when its input ends: hence the sleep."""
+    def hashed(self, sender, receiver, size=8 * MIB):
+        """Random data, `size` bytes, through a TCP connection arrives as it was. nc ends its half when its input ends: hence the sleep."""
         self.in_guest(receiver, "sh", "-c", "{ sleep 300 | nc -l -p 7070 > /tmp/got; } 2>/dev/null & true")
         sent = self.in_guest(sender, "sh", "-ec",  # busybox's head knows no M
-                             f"head -c {mebibytes << 20} /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
+                             f"head -c {size} /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
         wait_for(lambda: not self.ctl(sender, "exec", "--", "sh", "-c",
                                       f"nc -w 30 192.168.7.{receiver} 7070 < /tmp/sent", check=False,
                                       seconds=3 * PATIENCE).returncode, 0.5)
