@@ -101,7 +101,7 @@ class Topology(VmTest):
                 self.stream(client, server, *options)
 
     def hashed(self, sender, receiver, size=8 * MIB):
-        """Random data, `size` bytes, through a TCP connection arrives as it was. nc ends its half when its input ends: hence the sleep."""
+        """Random data of `size` bytes arrives through TCP as it was. nc ends its half when its input ends: hence the sleep."""
         self.in_guest(receiver, "sh", "-c", "{ sleep 300 | nc -l -p 7070 > /tmp/got; } 2>/dev/null & true")
         sent = self.in_guest(sender, "sh", "-ec",  # busybox's head knows no M
                              f"head -c {size} /dev/urandom > /tmp/sent; sha256sum < /tmp/sent").split()[0]
